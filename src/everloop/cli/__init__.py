@@ -1,0 +1,1 @@
+"""One typed function a command; parses, prints, exits."""

@@ -1,0 +1,1 @@
+"""Read, clean, deduplicate, split and pack text; turn examples of every format into messages."""

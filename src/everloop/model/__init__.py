@@ -1,0 +1,1 @@
+"""The Transformer, its config, tokenizer, chat template, checkpoint files, LoRA."""

@@ -1,0 +1,1 @@
+"""What Everloop remembers: database, keys, model registry."""

@@ -1,0 +1,1 @@
+"""What a call means: generate, edit, classify, translate, answer, converse."""
