@@ -1,0 +1,350 @@
+"""The one table of settings. Flags, environment variables, files, docs and tests all read it.
+
+A value comes from the first of: flag, environment, `everloop.toml` in the working directory,
+`config.toml` in the home, default. `Settings.origin(name)` says which.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from everloop.errors import InvalidRequest
+
+PROJECT_FILE = "everloop.toml"
+USER_FILE = "config.toml"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """One row of the table: how a setting is read, checked and explained."""
+
+    name: str
+    default: Any
+    kind: str  # text, secret, int, bytes, seconds, path, url, choice
+    group: str
+    help: str
+    env: tuple[str, ...]  # the first that is set and not empty wins
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+
+def _setting(
+    default: Any,
+    kind: str,
+    group: str,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+    also: tuple[str, ...] = (),
+) -> Any:
+    return field(
+        default=default,
+        metadata={
+            "kind": kind,
+            "group": group,
+            "help": help,
+            "minimum": minimum,
+            "maximum": maximum,
+            "choices": choices,
+            "also": also,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting with its value. Made by `load`, or directly in a test."""
+
+    host: str = _setting(
+        "127.0.0.1", "text", "server", "Address to listen on; 0.0.0.0 is every network."
+    )
+    port: int = _setting(
+        8400, "int", "server", "Port to listen on.", minimum=1, maximum=65535, also=("PORT",)
+    )
+    home: Path = _setting(
+        Path("~/.everloop"),
+        "path",
+        "state",
+        "Folder with all state: database, keys, models, logs. Not read from the user file.",
+    )
+    data: Path | None = _setting(
+        None, "path", "state", "Folder that data recipes find their files in."
+    )
+    api_key: str | None = _setting(
+        None, "secret", "server", "Becomes the first key when the home is new; any text will do."
+    )
+    model: str = _setting(
+        "everloop-small", "text", "models", "Default model; the alias `default` points to it."
+    )
+    remote_url: str | None = _setting(
+        None,
+        "url",
+        "models",
+        "Base URL of an OpenAI-compatible server (such as vLLM) that makes the tokens instead.",
+    )
+    remote_key: str | None = _setting(None, "secret", "models", "Key for `remote_url`.")
+    remote_model: str | None = _setting(
+        None, "text", "models", "Model to ask `remote_url` for; without it, the name called."
+    )
+    threads: int = _setting(
+        0, "int", "engine", "CPU threads the engine computes with; 0: all cores.", minimum=0
+    )
+    max_running: int = _setting(
+        32, "int", "engine", "Requests computed together in one step.", minimum=1, maximum=4096
+    )
+    kv_tokens: int = _setting(
+        0,
+        "int",
+        "engine",
+        "Tokens that the key-value cache holds; 0: derived from the model.",
+        minimum=0,
+    )
+    prefill_chunk: int = _setting(
+        256, "int", "engine", "Prompt tokens computed per step.", minimum=16, maximum=65536
+    )
+    max_queue: int = _setting(
+        256, "int", "engine", "Requests that may wait; the next one gets a 429.", minimum=0
+    )
+    max_body_bytes: int = _setting(
+        10 * 2**20, "bytes", "limits", "Largest request body.", minimum=1024
+    )
+    max_header_bytes: int = _setting(
+        16 * 2**10, "bytes", "limits", "Largest request head (line and headers).", minimum=1024
+    )
+    receive_timeout: float = _setting(
+        20.0, "seconds", "limits", "Time to send a whole request.", minimum=0.1
+    )
+    send_timeout: float = _setting(
+        60.0, "seconds", "limits", "Time a client may leave an answer unread.", minimum=0.1
+    )
+    shutdown_grace: float = _setting(
+        30.0, "seconds", "server", "Time that running answers get to finish at a stop.", minimum=0
+    )
+    max_connections: int = _setting(
+        1024, "int", "limits", "Open connections; the next one gets a 503.", minimum=1
+    )
+    max_n: int = _setting(
+        8, "int", "limits", "Largest `n` and `best_of` of one request.", minimum=1, maximum=128
+    )
+    max_prompts: int = _setting(
+        128, "int", "limits", "Prompts in one completion request.", minimum=1, maximum=2048
+    )
+    max_messages: int = _setting(2048, "int", "limits", "Messages in one chat request.", minimum=1)
+    max_stop: int = _setting(
+        4, "int", "limits", "Stop strings of one request.", minimum=1, maximum=64
+    )
+    log_level: str = _setting(
+        "info", "choice", "server", "Least severe message that is logged.", choices=LOG_LEVELS
+    )
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for spec in SPECS.values():
+            _check(spec, getattr(self, spec.name), self.origin(spec.name))
+        object.__setattr__(self, "home", Path(self.home).expanduser().absolute())
+
+    def origin(self, name: str) -> str:
+        """Where the value of `name` came from, in words."""
+        return self.origins.get(name, "default")
+
+
+def _specs() -> dict[str, Spec]:
+    rows = {}
+    for item in dataclasses.fields(Settings):
+        if not item.metadata:
+            continue
+        meta = dict(item.metadata)
+        env = ("EVERLOOP_" + item.name.upper(), *meta.pop("also"))
+        rows[item.name] = Spec(name=item.name, default=item.default, env=env, **meta)
+    return rows
+
+
+SPECS: Mapping[str, Spec] = _specs()
+
+
+def load(overrides: Mapping[str, object] | None = None) -> Settings:
+    """Resolves every setting: flag > environment > project file > user file > default.
+
+    `overrides` are flags; None means "not given". Raises InvalidRequest naming the setting, its
+    value, where it came from and the repair; an unknown key in a file is an error too.
+    """
+    flags = {name: value for name, value in (overrides or {}).items() if value is not None}
+    for name in flags:
+        if name not in SPECS:
+            raise _unknown(name, "a flag")
+    project = _read_file(Path.cwd() / PROJECT_FILE)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+
+    def resolve(spec: Spec, *files: _File) -> None:
+        raw, origin, folder = _first(spec, flags, files)
+        if origin is None:
+            value = spec.default
+        else:
+            value = _parse(spec, raw, origin, folder)
+            origins[spec.name] = origin
+        values[spec.name] = value
+
+    resolve(SPECS["home"], project)
+    home = Path(values["home"]).expanduser()
+    user = _read_file(home / USER_FILE)
+    if "home" in user.values:
+        raise InvalidRequest(
+            f"`home` can't be set in {user.path}, which lies in the home itself: "
+            f"set EVERLOOP_HOME, --home or `home` in {PROJECT_FILE}.",
+            param="home",
+        )
+    for spec in SPECS.values():
+        if spec.name != "home":
+            resolve(spec, project, user)
+    return Settings(**values, origins=origins)
+
+
+def unknown_environment() -> dict[str, str]:
+    """EVERLOOP_… variables that no setting reads, each with the nearest name that one does."""
+    known = {name for spec in SPECS.values() for name in spec.env}
+    return {
+        name: next(iter(difflib.get_close_matches(name, known, n=1)), "")
+        for name in sorted(os.environ)
+        if name.startswith("EVERLOOP_") and name not in known
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    path: Path
+    values: Mapping[str, Any]
+
+
+def _read_file(path: Path) -> _File:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return _File(path=path, values={})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{path} is not valid TOML: {error}. Repair or remove it.") from None
+    except OSError as error:
+        raise InvalidRequest(f"{path} can't be read: {error.strerror}.") from None
+    for name in values:
+        if name not in SPECS:
+            raise _unknown(name, str(path))
+    return _File(path=path, values=values)
+
+
+def _unknown(name: str, where: str) -> InvalidRequest:
+    near = difflib.get_close_matches(name.replace("-", "_"), SPECS, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else "`everloop config show` lists all of them."
+    return InvalidRequest(f"Unknown setting `{name}` in {where}: {hint}", param=name)
+
+
+def _first(
+    spec: Spec, flags: Mapping[str, object], files: tuple[_File, ...]
+) -> tuple[object, str | None, Path]:
+    if spec.name in flags:
+        return flags[spec.name], f"flag {spec.flag}", Path.cwd()
+    for name in spec.env:
+        if os.environ.get(name):  # an empty variable counts as unset, as in most programs
+            return os.environ[name], f"environment {name}", Path.cwd()
+    for file in files:
+        if spec.name in file.values:
+            return file.values[spec.name], f"file {file.path}", file.path.parent
+    return None, None, Path.cwd()
+
+
+def _parse(spec: Spec, raw: object, origin: str, folder: Path) -> Any:
+    if spec.kind == "path":
+        if not isinstance(raw, (str, Path)) or not str(raw).strip():
+            raise _bad(spec, raw, origin, "give a folder")
+        # Relative to the file that names it, else to the working directory.
+        return Path(os.path.normpath(folder / Path(raw).expanduser()))
+    if spec.kind in _NUMBERS:
+        if isinstance(raw, bool) or not isinstance(raw, (str, int, float)):
+            raise _bad(spec, raw, origin, _repair(spec))
+        try:
+            return _NUMBERS[spec.kind](raw)
+        except (ValueError, OverflowError):
+            raise _bad(spec, raw, origin, _repair(spec)) from None
+    if not isinstance(raw, str):
+        raise _bad(spec, raw, origin, "give a text in quotes")
+    return raw.rstrip("/") if spec.kind == "url" else raw
+
+
+def _whole(raw: str | float) -> int:
+    if isinstance(raw, float):
+        raise ValueError
+    return int(raw)
+
+
+def _bytes(raw: str | float) -> int:
+    match = re.fullmatch(r"(\d+)\s*([KMG]?)(i?)B?", str(raw).strip(), re.IGNORECASE)
+    if match is None:
+        raise ValueError
+    thousands = 1 if not match[2] else "kmg".index(match[2].lower()) + 2
+    unit: int = (1024 if match[3] else 1000) ** (thousands - 1)
+    return int(match[1]) * unit
+
+
+def _seconds(raw: str | float) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*(|ms|s|m|h)", str(raw).strip())
+    if match is None:
+        raise ValueError
+    return float(match[1]) * {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}[match[2]]
+
+
+_NUMBERS: Mapping[str, Callable[[str | float], float]] = {
+    "int": _whole,
+    "bytes": _bytes,
+    "seconds": _seconds,
+}
+
+
+def _check(spec: Spec, value: Any, origin: str) -> None:
+    if value is None:
+        return
+    low, high = spec.minimum, spec.maximum
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise _bad(spec, value, origin, _repair(spec))
+    if spec.choices and value not in spec.choices:
+        raise _bad(spec, value, origin, "use one of " + ", ".join(spec.choices))
+    if spec.kind == "text" and not str(value).strip():
+        raise _bad(spec, value, origin, "give a text that isn't blank")
+    if spec.kind == "url":
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise _bad(spec, value, origin, "give a URL such as http://127.0.0.1:8000/v1")
+
+
+def _repair(spec: Spec) -> str:
+    unit = {
+        "int": "a whole number",
+        "bytes": "a size such as 10MiB",
+        "seconds": "a time such as 20s",
+    }[spec.kind]
+    low, high = spec.minimum, spec.maximum
+    if low is not None and high is not None:
+        return f"give {unit} from {low:g} to {high:g}"
+    return f"give {unit}, at least {low:g}" if low is not None else f"give {unit}"
+
+
+def _bad(spec: Spec, value: object, origin: str, repair: str) -> InvalidRequest:
+    shown = "***" if spec.kind == "secret" else repr(str(value))
+    return InvalidRequest(
+        f"Setting `{spec.name}` is {shown} (from {origin}): {repair}.", param=spec.name
+    )

@@ -1,0 +1,19 @@
+"""What every test gets: a home of its own, and nothing from the machine's environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty EVERLOOP_HOME under tmp_path; settings and keys of the user's own are hidden."""
+    for name in list(os.environ):
+        if name.startswith(("EVERLOOP_", "OPENAI_", "HF_")) or name == "PORT":
+            monkeypatch.delenv(name)
+    path = tmp_path / "home"
+    monkeypatch.setenv("EVERLOOP_HOME", str(path))
+    return path
