@@ -111,13 +111,15 @@ def _parse(prefix: bytes, file: Any, size: int, path: Path) -> Header:
         try:
             tensors[name] = _tensor(entry, data_start)
         except ValueError as error:
-            raise bad(f"tensor {name!a} {error}") from error
+            raise bad(f"tensor {name!a:.80} {error}") from error
     position = data_start
     ordered = dict(sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)))
     for name, tensor in ordered.items():
         if tensor.start != position:
             problem = "overlaps the one before" if tensor.start < position else "follows a hole"
-            raise bad(f"tensor {name!a} {problem} (starts at {tensor.start}, expected {position})")
+            raise bad(
+                f"tensor {name!a:.80} {problem} (starts at {tensor.start}, expected {position})"
+            )
         position = tensor.end
     if position != size:
         raise bad(f"its tensors end at byte {position}, the file has {size}")
@@ -130,7 +132,7 @@ def _tensor(entry: object, data_start: int) -> TensorInfo:
         raise ValueError("must have exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"has dtype {dtype!a}; known are {', '.join(DTYPES)}")
+        raise ValueError(f"has dtype {dtype!a:.80}; known are {', '.join(DTYPES)}")
     if not _naturals(shape) or len(shape) > _MAX_DIMENSIONS:
         raise ValueError(f"has a shape that is no list of at most {_MAX_DIMENSIONS} sizes")
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
@@ -224,6 +226,6 @@ def save_tensors(
         for _, tensor in ordered:
             flat = tensor.detach().to("cpu").contiguous().reshape(-1)
             if flat.numel():
-                file.write(flat.view(torch.uint8).numpy())
+                file.write(flat.view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())
