@@ -1,0 +1,1 @@
+"""Numbered, append-only steps from an empty database to today's; run when it is opened."""
