@@ -1,0 +1,1 @@
+def items(data): return iter(())
