@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from everloop.data.instructions import instruction as worded
 from everloop.engine.interface import Engine, GenerateRequest, Message, Sampling
-from everloop.errors import InvalidRequest
+from everloop.tasks.ask import required, user_turn
 from everloop.tasks.choices import Choices
 from everloop.tasks.complete import complete
+from everloop.tasks.language import language_of
 
 
-def edit_prompt(text: str, instruction: str) -> tuple[Message, ...]:
-    """One user turn as in tuning: the instruction, an empty line, the text."""
-    content = f"{instruction.strip()}\n\n{text}" if text.strip() else instruction.strip()
-    return (Message(role="user", content=content),)
+def edit_prompt(text: str, told: str) -> tuple[Message, ...]:
+    """One user turn: the instruction, an empty line, the text, as in training."""
+    if text.strip():
+        told = worded("edit", language_of(told), instruction=told, input=text)
+    return user_turn(told)
 
 
 async def edit(
@@ -30,10 +33,9 @@ async def edit(
     Raises what `Engine.generate` raises, before anything runs; InvalidRequest for n and for an
     empty instruction.
     """
-    if not instruction.strip():
-        raise InvalidRequest("The instruction is empty. Say what to change.", param="instruction")
+    told = required(instruction, "instruction")
     request = GenerateRequest(
-        prompt=edit_prompt(text, instruction),
+        prompt=edit_prompt(text, told),
         max_tokens=max_tokens,
         sampling=sampling or Sampling(),
         tenant=tenant,

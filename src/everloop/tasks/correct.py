@@ -1,0 +1,38 @@
+"""Correct spelling and grammar, leaving correct text as it is."""
+
+from __future__ import annotations
+
+from everloop.data.instructions import instruction
+from everloop.engine.interface import Engine
+from everloop.tasks.ask import Reply, ask, required
+from everloop.tasks.language import checked
+
+
+async def correct(
+    engine: Engine,
+    text: str,
+    *,
+    lang: str | None = None,
+    max_tokens: int | None = None,
+    tenant: str = "",
+    request_id: str = "",
+) -> Reply:
+    """`text` without its mistakes; white space around it is kept as the user wrote it.
+
+    Raises what `Engine.generate` raises; InvalidRequest for an empty text.
+    """
+    bare = required(text, "text")
+    if max_tokens is None:
+        max_tokens = await engine.count_tokens(bare) * 3 // 2 + 16
+    reply = await ask(
+        engine,
+        instruction("correct", checked(lang, bare), text=bare),
+        max_tokens=max_tokens,
+        tenant=tenant,
+        request_id=request_id,
+    )
+    before = text[: len(text) - len(text.lstrip())]
+    after = text[len(text.rstrip()) :]
+    return Reply(
+        text=before + reply.text + after, finish_reason=reply.finish_reason, usage=reply.usage
+    )
