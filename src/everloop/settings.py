@@ -42,6 +42,16 @@ class Spec:
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
 
+    def show(self, value: Any) -> str:
+        """A value in words; secrets stay hidden."""
+        if value is None:
+            return "not set"
+        if self.kind == "secret":
+            return "set (hidden)"
+        if self.kind == "bytes" and value % 1024 == 0:
+            return f"{value // 2**20}MiB" if value % 2**20 == 0 else f"{value // 2**10}KiB"
+        return f"{value:g}s" if self.kind == "seconds" else str(value)
+
 
 def _setting(
     default: Any,
