@@ -141,13 +141,19 @@ class ModelConfig:
         model_type = _model_type(value)
         size = _Reader(value)
         hidden, heads = size.integer("hidden_size"), size.integer("num_attention_heads")
-        layers = size.integer("num_hidden_layers")
+        layers = size.integer("num_hidden_layers", most=10_000)
         activation = value.get("hidden_act", "silu")
         if activation != "silu":
             raise InvalidRequest(
                 f"hidden_act={activation!r} isn't supported, only 'silu'.", param="hidden_act"
             )
-        bias = bool(value.get("attention_bias", model_type == "qwen2"))
+        # Mistral and Qwen2 have no such switch: transformers ignores the field there.
+        bias = {"mistral": False, "qwen2": True}.get(
+            model_type, bool(value.get("attention_bias", False))
+        )
+        kv_heads = {"mistral": 8, "qwen2": 32, "qwen3": 32}.get(model_type, heads)
+        if value.get("num_key_value_heads", kv_heads) is None:
+            kv_heads = heads
         theta, scaling = _rope(value)
         return cls(
             model_type=model_type,
@@ -156,10 +162,10 @@ class ModelConfig:
             intermediate_size=size.integer("intermediate_size"),
             num_hidden_layers=layers,
             num_attention_heads=heads,
-            num_key_value_heads=size.integer("num_key_value_heads", heads),
+            num_key_value_heads=size.integer("num_key_value_heads", kv_heads),
             head_dim=size.integer("head_dim", 128 if model_type == "qwen3" else hidden // heads),
             max_position_embeddings=size.integer("max_position_embeddings"),
-            rms_norm_eps=float(value.get("rms_norm_eps", 1e-6)),
+            rms_norm_eps=_number(value, "rms_norm_eps", 1e-6),
             rope_theta=theta,
             rope_scaling=scaling,
             attention_bias=bias,
@@ -168,10 +174,10 @@ class ModelConfig:
             qk_norm=model_type == "qwen3",
             sliding_windows=_windows(value, model_type, layers),
             tie_word_embeddings=bool(value.get("tie_word_embeddings", False)),
-            bos_token_id=value.get("bos_token_id"),
-            eos_token_ids=_ids(value.get("eos_token_id")),
-            pad_token_id=value.get("pad_token_id"),
-            initializer_range=float(value.get("initializer_range", 0.02)),
+            bos_token_id=_id(value, "bos_token_id"),
+            eos_token_ids=_ids(value, "eos_token_id"),
+            pad_token_id=_id(value, "pad_token_id"),
+            initializer_range=_number(value, "initializer_range", 0.02),
             extra={k: v for k, v in value.items() if k in _KEPT},
         )
 
@@ -249,24 +255,37 @@ class _Reader:
     def __init__(self, value: Mapping[str, Any]) -> None:
         self.value = value
 
-    def integer(self, name: str, default: int | None = None) -> int:
+    def integer(
+        self, name: str, default: int | None = None, *, least: int = 1, most: int = 2**31 - 1
+    ) -> int:
         found = self.value.get(name)
         if found is None:
             found = default
-        if isinstance(found, bool) or not isinstance(found, int) or not 0 < found < 2**31:
+        if type(found) is not int or not least <= found <= most:
             raise InvalidRequest(
-                f"config.json: {name} is {found!r}, a positive integer is needed.", param=name
+                f"config.json: {name} is {found!r}, an integer from {least} to {most} is needed.",
+                param=name,
             )
         return found
+
+
+def _number(value: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    found = value.get(name, default)
+    # JSON as Python reads it may hold NaN and Infinity; they fail the comparison.
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < 1e30:
+        raise InvalidRequest(
+            f"config.json: {name} is {found!r}, a positive number is needed.", param=name
+        )
+    return float(found)
 
 
 def _model_type(value: Mapping[str, Any]) -> ModelType:
     architectures = value.get("architectures") or []
     for name in architectures if isinstance(architectures, list) else []:
-        if name in ARCHITECTURES:
+        if isinstance(name, str) and name in ARCHITECTURES:
             return ARCHITECTURES[name]
     found = value.get("model_type")
-    if not architectures and found in ARCHITECTURES.values():
+    if not architectures and isinstance(found, str) and found in ARCHITECTURES.values():
         return cast(ModelType, found)
     raise InvalidRequest(
         f"config.json: architecture {architectures or found!r} isn't supported; supported are "
@@ -278,7 +297,11 @@ def _model_type(value: Mapping[str, Any]) -> ModelType:
 def _rope(value: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     """transformers 5 writes `rope_parameters`; before it, `rope_theta` and `rope_scaling`."""
     scaling = value.get("rope_parameters") or value.get("rope_scaling") or {}
-    theta = float(scaling.get("rope_theta") or value.get("rope_theta") or 10_000.0)
+    if not isinstance(scaling, dict):
+        raise InvalidRequest(
+            f"config.json: rope_scaling is {scaling!r}, an object is needed.", param="rope_scaling"
+        )
+    theta = _number(scaling if scaling.get("rope_theta") else value, "rope_theta", 10_000.0)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
         return theta, None
@@ -288,35 +311,43 @@ def _rope(value: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
             param="rope_scaling",
         )
     return theta, RopeScaling(
-        factor=float(scaling["factor"]),
-        low_freq_factor=float(scaling["low_freq_factor"]),
-        high_freq_factor=float(scaling["high_freq_factor"]),
-        original_max_position_embeddings=int(scaling["original_max_position_embeddings"]),
+        factor=_number(scaling, "factor"),
+        low_freq_factor=_number(scaling, "low_freq_factor"),
+        high_freq_factor=_number(scaling, "high_freq_factor"),
+        original_max_position_embeddings=_Reader(scaling).integer(
+            "original_max_position_embeddings"
+        ),
     )
 
 
 def _windows(
     value: Mapping[str, Any], model_type: ModelType, layers: int
 ) -> tuple[int | None, ...]:
-    width = value.get("sliding_window")
-    if width is None or model_type == "llama":
+    sliding = model_type == "mistral" or bool(value.get("use_sliding_window", False))
+    if model_type == "llama" or not sliding or value.get("sliding_window", 0) is None:
         return ()
+    width = _Reader(value).integer("sliding_window", 4096)
     if model_type == "mistral":
-        return (int(width),) * layers
-    if not value.get("use_sliding_window", False):
-        return ()
+        return (width,) * layers
     kinds = value.get("layer_types")
     if kinds is None:
-        full = int(value.get("max_window_layers", 28))
-        return tuple(None if i < full else int(width) for i in range(layers))
-    return tuple(int(width) if k == "sliding_attention" else None for k in kinds)
+        full = _Reader(value).integer("max_window_layers", 28, least=0)
+        return tuple(None if i < full else width for i in range(layers))
+    if not isinstance(kinds, list):
+        raise InvalidRequest("config.json: layer_types is no list.", param="layer_types")
+    return tuple(width if k == "sliding_attention" else None for k in kinds)
 
 
-def _ids(value: object) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    if isinstance(value, int):
-        return (value,)
-    if isinstance(value, list) and all(isinstance(v, int) for v in value):
-        return tuple(value)
-    raise InvalidRequest(f"config.json: eos_token_id is {value!r}, an id or a list is needed.")
+def _id(value: Mapping[str, Any], name: str) -> int | None:
+    found = _ids(value, name)
+    return found[0] if found else None
+
+
+def _ids(value: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    found = value.get(name)
+    ids = found if isinstance(found, list) else [] if found is None else [found]
+    if not all(type(i) is int and i >= 0 for i in ids):
+        raise InvalidRequest(
+            f"config.json: {name} is {found!r}, an id or a list is needed.", param=name
+        )
+    return tuple(ids)

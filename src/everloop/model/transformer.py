@@ -8,6 +8,7 @@ C hidden_size, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -145,8 +146,14 @@ class Transformer(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        # A buffer, not a parameter: it must stay float32 whatever the weights are cast to.
         self.register_buffer("frequencies", inverse_frequencies(config), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Transformer:
+        """Moves and casts weights (`to`, `half`, …); rotary frequencies follow to the device but
+        stay float32, or positions would blur."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.frequencies = inverse_frequencies(self.config, self.frequencies.device)
+        return self
 
     def forward(
         self,
