@@ -1,0 +1,465 @@
+"""Sources to packed shards: read, clean, deduplicate, split, tokenize, cut, write.
+
+One stream in constant memory. The work happens in `OUT.partial`, is made durable every few
+seconds, and is renamed to `OUT` when complete: a killed run continues with the same command, and
+its bytes equal those of a run that was never interrupted, because every decision depends on a
+document's text and its place in the sources alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from everloop.data import sources as specs
+from everloop.data.clean import clean
+from everloop.data.cut import Cutter
+from everloop.data.dedup import Deduplicator
+from everloop.data.encoding import Note
+from everloop.data.files import disk_errors, sha256_file, sync_directory, write_atomic
+from everloop.data.language import language
+from everloop.data.read import Refuse, Row
+from everloop.data.shards import (
+    FORMAT_VERSION,
+    MANIFEST,
+    PackedDataset,
+    ShardWriter,
+    read_manifest,
+    shard_path,
+    token_type,
+)
+from everloop.data.sources import Source
+from everloop.data.split import SPLITS, document_hash, split_of
+from everloop.errors import DataError, InvalidRequest
+from everloop.model.tokenizer import END_OF_TEXT, Tokenizer
+
+__all__ = ["PackOptions", "PackedDataset", "Progress", "pack"]
+
+_BATCH_CHARS = 1 << 20
+_BATCH_ROWS = 4096
+_STATE = "state.json"
+_JOURNAL = "seen.journal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackOptions:
+    """What shapes the packed bytes, beside sources and tokenizer."""
+
+    val_fraction: float = 0.005
+    """Share of documents held out, by hash."""
+    max_tokens: int = 2048
+    """Longer documents are cut at paragraph borders."""
+    shard_tokens: int = 1 << 26
+    seed: int = 0
+    """Another seed draws another validation split and subset."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.val_fraction < 1:
+            raise InvalidRequest(
+                f"val_fraction is {self.val_fraction}: at least 0, below 1.", param="val_fraction"
+            )
+        if self.max_tokens < 16:
+            raise InvalidRequest(
+                f"max_tokens is {self.max_tokens}: at least 16.", param="max_tokens"
+            )
+        if self.shard_tokens < self.max_tokens:
+            raise InvalidRequest(
+                f"shard_tokens is {self.shard_tokens}: at least max_tokens ({self.max_tokens}).",
+                param="shard_tokens",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a pack is; `text_bytes` of `total_bytes` are read."""
+
+    source: str
+    text_bytes: int
+    total_bytes: int
+    tokens: int
+    documents: int
+    seconds: float
+    """Since this process began; `resumed_bytes` were read by an earlier one."""
+    resumed_bytes: int
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds left, or None before there is a rate."""
+        done = self.text_bytes - self.resumed_bytes
+        return (self.total_bytes - self.text_bytes) * self.seconds / done if done else None
+
+
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """What happened to the rows of one source."""
+
+    rows: int = 0
+    text_bytes: int = 0
+    refused: int = 0
+    not_in_subset: int = 0
+    too_short: int = 0
+    exact_duplicates: int = 0
+    near_duplicates: int = 0
+    documents: list[int] = field(default_factory=lambda: [0, 0])
+    pieces: list[int] = field(default_factory=lambda: [0, 0])
+    tokens: list[int] = field(default_factory=lambda: [0, 0])
+    bytes: list[int] = field(default_factory=lambda: [0, 0])
+    languages: Counter[str] = field(default_factory=Counter)
+    cleaned: Counter[str] = field(default_factory=Counter)
+
+    def state(self) -> dict[str, Any]:
+        """Its JSON form."""
+        state = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {
+            k: dict(sorted(v.items())) if isinstance(v, Counter) else v for k, v in state.items()
+        }
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> Counts:
+        """From its JSON form."""
+        values: dict[str, Any] = {
+            k: Counter(v) if isinstance(v, dict) else v for k, v in state.items()
+        }
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """A document let through, on its way to the shards."""
+
+    text: str
+    value: int
+    split: int
+
+
+def pack(
+    sources: tuple[Source, ...],
+    tokenizer_dir: Path,
+    out_dir: Path,
+    *,
+    options: PackOptions | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_note: Note | None = None,
+    on_refusal: Refuse | None = None,
+    checkpoint_seconds: float = 10.0,
+) -> dict[str, Any]:
+    """Pack `sources` into `out_dir` and return the manifest.
+
+    A finished `out_dir` of the same inputs is left alone; one of other inputs is an error. A bad
+    row raises DataError unless `on_refusal` takes it.
+    """
+    options = options or PackOptions()
+    tokenizer = Tokenizer.load(tokenizer_dir)
+    identity = _identity(sources, tokenizer_dir, options)
+    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    if out_dir.exists():
+        return _finished(out_dir, fingerprint)
+    partial = out_dir.with_name(out_dir.name + ".partial")
+    with disk_errors(out_dir):
+        partial.mkdir(parents=True, exist_ok=True)
+        run = _Run(sources, tokenizer, partial, options, fingerprint, identity)
+        run.on_progress, run.on_note, run.on_refusal = on_progress, on_note, on_refusal
+        run.checkpoint_seconds = checkpoint_seconds
+        manifest = run.run()
+        (partial / _STATE).unlink()
+        (partial / _JOURNAL).unlink()
+        sync_directory(partial)
+        os.rename(partial, out_dir)
+        sync_directory(out_dir.parent)
+    return manifest
+
+
+def _identity(
+    sources: tuple[Source, ...], tokenizer_dir: Path, options: PackOptions
+) -> dict[str, Any]:
+    """Everything that the packed bytes depend on; no machine's path is part of it."""
+    described = []
+    for source in sources:
+        entry = asdict(source)
+        entry["files"] = [
+            {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            for path in source.files
+        ]
+        described.append(entry)
+    return {
+        "format": FORMAT_VERSION,
+        "sources": described,
+        "tokenizer_sha256": sha256_file(tokenizer_dir / "tokenizer.json"),
+        "options": asdict(options),
+    }
+
+
+def _finished(out_dir: Path, fingerprint: str) -> dict[str, Any]:
+    manifest = read_manifest(out_dir)
+    if manifest["fingerprint"] != fingerprint:
+        raise InvalidRequest(
+            f"{out_dir} was packed from other sources, options or another tokenizer. "
+            "Choose another --out, or delete it.",
+            param="out",
+        )
+    return manifest
+
+
+class _Run:
+    """One packing, from its last durable point to the manifest."""
+
+    on_progress: Callable[[Progress], None] | None = None
+    on_note: Note | None = None
+    on_refusal: Refuse | None = None
+    checkpoint_seconds = 10.0
+
+    def __init__(
+        self,
+        sources: tuple[Source, ...],
+        tokenizer: Tokenizer,
+        partial: Path,
+        options: PackOptions,
+        fingerprint: str,
+        identity: dict[str, Any],
+    ) -> None:
+        self.sources, self.tokenizer, self.partial = sources, tokenizer, partial
+        self.options, self.fingerprint, self.identity = options, fingerprint, identity
+        end = tokenizer.token_to_id(END_OF_TEXT)
+        self.end = end if end is not None else tokenizer.eos_ids[0]
+        self.dtype = token_type(tokenizer.vocab_size)
+        self.masked = any(source.kind == "examples" for source in sources)
+        self.cutter = Cutter(tokenizer)
+        self.writers = [
+            ShardWriter(
+                partial,
+                split,
+                dtype=self.dtype,
+                masked=self.masked,
+                shard_tokens=options.shard_tokens,
+            )
+            for split in SPLITS
+        ]
+        self.seen = Deduplicator()
+        self.counts = [Counts() for _ in sources]
+        self.source = self.file = self.row = 0  # the next row to read
+        self.journal_bytes = 0
+        self.sizes: list[int] = []
+        self.started = self.saved = time.monotonic()
+        self.resumed_bytes = 0
+
+    def run(self) -> dict[str, Any]:
+        """Do what is left to do."""
+        self._resume()
+        if not self.sizes:
+            self.sizes = [specs.size_of(source) for source in self.sources]
+            self._checkpoint()
+        while self.source < len(self.sources):
+            source = self.sources[self.source]
+            while self.file < len(source.files):
+                self._pack_file(source, source.files[self.file])
+                self.file, self.row = self.file + 1, 0
+            self.source, self.file = self.source + 1, 0
+        return self._finish()
+
+    def _pack_file(self, source: Source, path: Path) -> None:
+        counts = self.counts[self.source]
+        for batch in self._batches(source, path):
+            documents = [d for row in batch if (d := self._accept(source, counts, row))]
+            self._write(documents, counts)
+            self.row += len(batch)
+            self._report(source)
+            if time.monotonic() - self.saved > self.checkpoint_seconds:
+                self._checkpoint()
+
+    def _batches(self, source: Source, path: Path) -> Iterator[list[Row]]:
+        counts = self.counts[self.source]
+        skipping = self.row
+
+        def refused(error: DataError) -> None:
+            if self.on_refusal is None:
+                raise error
+            if not skipping:  # else counted before the interruption
+                counts.refused += 1
+                self.on_refusal(error)
+
+        self._refused = refused
+        rows = specs.rows(source, path, on_note=self.on_note, on_refusal=refused)
+        for _ in islice(rows, skipping):
+            pass
+        skipping = 0
+        batch: list[Row] = []
+        chars = 0
+        for row in rows:
+            batch.append(row)
+            chars += _size(row)
+            if chars >= _BATCH_CHARS or len(batch) >= _BATCH_ROWS:
+                yield batch
+                batch, chars = [], 0
+        if batch:
+            yield batch
+
+    def _accept(self, source: Source, counts: Counts, row: Row) -> _Document | None:
+        """The row as a document, unless a filter leaves it out."""
+        counts.rows += 1
+        try:
+            text = specs.text_of(source, row)
+        except DataError as error:
+            self._refused(error)
+            return None
+        counts.text_bytes += _bytes(text)
+        part = specs.subset_part(source, self.sizes[self.source])
+        if part < 1 and (
+            sum(counts.bytes) >= source.max_bytes
+            or not specs.chosen(document_hash(text), part, self.options.seed)
+        ):
+            counts.not_in_subset += 1
+            return None
+        text = clean(text, source.clean, counts.cleaned)
+        if len(text) < max(1, source.min_chars):
+            counts.too_short += 1
+            return None
+        value = document_hash(text, self.options.seed)
+        if source.dedup != "none" and self.seen.check(value):
+            counts.exact_duplicates += 1
+            return None
+        split = split_of(value, self.options.val_fraction)
+        counts.documents[split] += 1
+        counts.bytes[split] += _bytes(text)
+        counts.languages[source.lang or language(text)] += 1
+        return _Document(text, value, split)
+
+    def _write(self, documents: list[_Document], counts: Counts) -> None:
+        encoded = self.tokenizer.encode_batch([d.text for d in documents])
+        for document, ids in zip(documents, encoded, strict=True):
+            ids.append(self.end)
+            split = document.split
+            for piece in self.cutter.cut(np.array(ids), self.options.max_tokens):
+                self.writers[split].add(piece, None, self.source)
+                counts.pieces[split] += 1
+                counts.tokens[split] += len(piece)
+
+    def _report(self, source: Source) -> None:
+        if self.on_progress is None:
+            return
+        self.on_progress(
+            Progress(
+                source=source.name,
+                text_bytes=sum(c.text_bytes for c in self.counts),
+                total_bytes=sum(self.sizes),
+                tokens=sum(sum(c.tokens) for c in self.counts),
+                documents=sum(sum(c.documents) for c in self.counts),
+                seconds=time.monotonic() - self.started,
+                resumed_bytes=self.resumed_bytes,
+            )
+        )
+
+    def _checkpoint(self) -> None:
+        with open(self.partial / _JOURNAL, "ab") as journal:
+            self.journal_bytes += journal.write(self.seen.drain())
+            journal.flush()
+            os.fsync(journal.fileno())
+        state = {
+            "fingerprint": self.fingerprint,
+            "cursor": [self.source, self.file, self.row],
+            "sizes": self.sizes,
+            "writers": [writer.checkpoint() for writer in self.writers],
+            "journal_bytes": self.journal_bytes,
+            "counts": [c.state() for c in self.counts],
+        }
+        sync_directory(self.partial)
+        write_atomic(self.partial / _STATE, json.dumps(state).encode())
+        self.saved = time.monotonic()
+
+    def _resume(self) -> None:
+        try:
+            state = json.loads((self.partial / _STATE).read_bytes())
+        except (FileNotFoundError, ValueError):
+            state = None
+        if state is None or state["fingerprint"] != self.fingerprint:
+            if state is not None and self.on_note:
+                self.on_note(f"{self.partial.name} is from other inputs: starting afresh.")
+            shutil.rmtree(self.partial)
+            self.partial.mkdir()
+            return
+        self.source, self.file, self.row = state["cursor"]
+        self.sizes = state["sizes"]
+        self.journal_bytes = state["journal_bytes"]
+        self.counts = [Counts.load(c) for c in state["counts"]]
+        for writer, saved in zip(self.writers, state["writers"], strict=True):
+            writer.resume(saved)
+        journal = self.partial / _JOURNAL
+        os.truncate(journal, self.journal_bytes)
+        self.seen.restore(journal.read_bytes())
+        self.resumed_bytes = sum(c.text_bytes for c in self.counts)
+        if self.on_note:
+            self.on_note(f"Continuing an interrupted run after {self.resumed_bytes / 1e6:.1f} MB.")
+
+    def _finish(self) -> dict[str, Any]:
+        shards = [writer.finish() for writer in self.writers]
+        totals = [sum(c.tokens[split] for c in self.counts) for split in range(len(SPLITS))]
+        if not totals[0]:
+            raise DataError(
+                "no training document is left after cleaning and filtering.",
+                path=self.sources[0].name,
+                repair="Look at a file with: everloop data inspect FILE",
+            )
+        manifest = {
+            "format": FORMAT_VERSION,
+            "fingerprint": self.fingerprint,
+            "dtype": self.dtype,
+            "masked": self.masked,
+            "end_of_document": self.end,
+            "vocab_size": self.tokenizer.vocab_size,
+            "tokenizer_sha256": self.identity["tokenizer_sha256"],
+            "options": self.identity["options"],
+            "sources": [
+                {**described, **_by_split(counts)}
+                for described, counts in zip(self.identity["sources"], self.counts, strict=True)
+            ],
+            "splits": {
+                split: {
+                    "tokens": totals[number],
+                    "documents": sum(c.documents[number] for c in self.counts),
+                    "pieces": sum(c.pieces[number] for c in self.counts),
+                    "bytes": sum(c.bytes[number] for c in self.counts),
+                    "shards": [self._describe(split, i) for i in range(shards[number])],
+                }
+                for number, split in enumerate(SPLITS)
+            },
+        }
+        text = json.dumps(manifest, ensure_ascii=False, indent=1)
+        write_atomic(self.partial / MANIFEST, text.encode())
+        return manifest
+
+    def _describe(self, split: str, index: int) -> dict[str, Any]:
+        tokens = shard_path(self.partial, split, index, "tokens")
+        offsets = shard_path(self.partial, split, index, "offsets")
+        return {
+            "tokens": tokens.stat().st_size // np.dtype(self.dtype).itemsize,
+            "pieces": offsets.stat().st_size // 8 - 1,
+            "sha256": sha256_file(tokens),
+        }
+
+
+def _by_split(counts: Counts) -> dict[str, Any]:
+    """Counts as the manifest has them: numbers a split under the split's name."""
+    state = counts.state()
+    for key in ("documents", "pieces", "tokens", "bytes"):
+        state[key] = dict(zip(SPLITS, state[key], strict=True))
+    return state
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _size(row: Row) -> int:
+    if isinstance(row.value, str):
+        return len(row.value)
+    return sum(len(v) for v in row.value.values() if isinstance(v, str))

@@ -1,0 +1,310 @@
+"""The source spec: a TOML file that says which files are trained on, how they are read and how
+often; and the cleaned texts of such a spec.
+
+    [[source]]
+    name = "wiki"
+    files = ["wiki/*.jsonl.zst"]   # relative to the data folder or to this file
+    field = ["title", "text"]      # columns joined by an empty line
+    weight = 2.0                   # epochs, relative to the other sources
+
+Every key and its meaning is a field of `Source`; an unknown key is an error that names it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from dataclasses import field as with_default
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from everloop.data.clean import clean, steps_of
+from everloop.data.encoding import Note
+from everloop.data.read import FORMATS, Refuse, Row, Unit, read, refuse
+from everloop.data.split import document_hash, mix, share
+from everloop.errors import DataError, EverloopError, InvalidRequest, NotFound
+
+Kind = Literal["text", "examples"]
+Dedup = Literal["none", "exact", "near"]
+_SUBSET_SALT = 1
+# Aim a little above the budget: the hash picks a share of the texts, the budget ends the reading.
+_SUBSET_MARGIN = 1.03
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One `[[source]]` of a spec; `files` are resolved paths in a fixed order."""
+
+    name: str
+    files: tuple[Path, ...]
+    kind: Kind = "text"
+    """text: documents to continue; examples: rows of a task, with the answer as target."""
+    format: str | None = None
+    """txt, jsonl, csv …; None: by the file name."""
+    field: tuple[str, ...] = ("text",)
+    """Column with the text; several are joined by an empty line (text only)."""
+    unit: Unit = "file"
+    """What one document of a txt file is: the file, a line, or a paragraph."""
+    layout: str | None = None
+    """Layout of example rows (`formats`); None: detected."""
+    columns: Mapping[str, str] = with_default(default_factory=dict)
+    """Which column plays which part, for example rows with other names."""
+    task: str = ""
+    lang: str = ""
+    weight: float = 1.0
+    """Epochs, relative to the other sources."""
+    max_bytes: int = 0
+    """Take a fixed pseudo-random subset of about this many bytes of text; 0: all."""
+    clean: tuple[str, ...] = ()
+    """Cleaning steps; true (the default for text) is all of them."""
+    dedup: Dedup = "exact"
+    min_chars: int = 1
+    """Shorter texts are left out."""
+    fim_rate: float = 0.0
+    """Share of training pieces rewritten to fill in the middle."""
+
+
+def load(path: Path, root: Path | None = None) -> tuple[Source, ...]:
+    """Sources of the spec at `path`; globs are looked up under `root`, then beside the spec."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFound(f"{path}: no such source spec.", param="spec") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{path} is not valid TOML: {error}.", param="spec") from None
+    entries = table.get("source")
+    if not isinstance(entries, list) or not entries:
+        raise InvalidRequest(
+            f"{path} has no [[source]]. Add one with name and files.", param="source"
+        )
+    roots = [r.resolve() for r in (root, path.parent) if r is not None]
+    found = tuple(_source(entry, path, roots) for entry in entries)
+    names = Counter(source.name for source in found)
+    if twice := [name for name, n in names.items() if n > 1]:
+        raise InvalidRequest(f"{path}: two sources are named {twice[0]!r}.", param="name")
+    return found
+
+
+def _source(entry: dict[str, Any], path: Path, roots: list[Path]) -> Source:
+    name = entry.get("name")
+    where = f"{path}: source {name!r}"
+    known = [f.name for f in fields(Source)]
+    if not isinstance(name, str) or not name:
+        raise InvalidRequest(f"{path}: a [[source]] has no name.", param="name")
+    for key in entry:
+        if key not in known:
+            raise InvalidRequest(
+                f"{where}: unknown key {key!r}; there are {', '.join(known)}.", param=key
+            )
+    values = dict(entry)
+    for key, convert in _CONVERT.items():
+        if key in values:
+            try:
+                values[key] = convert(values[key])
+            except (TypeError, ValueError) as error:
+                raise InvalidRequest(f"{where}: {key} {error}.", param=key) from None
+    kind = values.get("kind", "text")
+    # Example rows are exact: a cleaned answer could differ from what the task asks for.
+    values["clean"] = steps_of(values.get("clean", kind == "text"))
+    values["files"] = _files(entry.get("files"), where, roots)
+    return Source(**values)
+
+
+def _one_of(*allowed: str) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        if value not in allowed:
+            raise ValueError(f"is {value!r}: must be one of {', '.join(allowed)}")
+        return str(value)
+
+    return check
+
+
+def _number(low: float, high: float = float("inf")) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"is {value!r}: must be a number")
+        if not low <= value <= high:
+            raise ValueError(f"is {value}: must be at least {low} and at most {high}")
+        return value
+
+    return check
+
+
+def _columns(value: object) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+        raise TypeError(f"is {value!r}: must be a column name or a list of them")
+    return tuple(names)
+
+
+_CONVERT: dict[str, Callable[[Any], Any]] = {
+    "kind": _one_of(*get_args(Kind)),
+    "format": _one_of(*FORMATS),
+    "unit": _one_of(*get_args(Unit)),
+    "dedup": _one_of(*get_args(Dedup)),
+    "field": _columns,
+    "weight": _number(0.0),
+    "max_bytes": _number(0),
+    "min_chars": _number(0),
+    "fim_rate": _number(0.0, 1.0),
+}
+
+
+def _files(patterns: object, where: str, roots: list[Path]) -> tuple[Path, ...]:
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    if not isinstance(patterns, list) or not patterns:
+        raise InvalidRequest(f"{where} has no files.", param="files")
+    found: list[Path] = []
+    for pattern in patterns:
+        matches: list[Path] = []
+        for root in roots:
+            if Path(pattern).is_absolute():
+                matches = [Path(pattern)] if Path(pattern).is_file() else []
+            else:
+                matches = sorted(p for p in root.glob(pattern) if p.is_file())
+            if matches:
+                break
+        if not matches:
+            raise NotFound(
+                f"{where}: no file matches {pattern!r} in {' or '.join(map(str, roots))}. "
+                "Set EVERLOOP_DATA (or --data) to the folder that has it.",
+                param="files",
+            )
+        found += [m for m in matches if m not in found]
+    return tuple(found)
+
+
+def rows(
+    source: Source, path: Path, *, on_note: Note | None = None, on_refusal: Refuse | None = None
+) -> Iterator[Row]:
+    """Rows of one file of the source."""
+    return read(
+        path,
+        format=source.format,
+        unit=source.unit,
+        on_note=on_note,
+        on_refusal=on_refusal,
+    )
+
+
+def text_of(source: Source, row: Row) -> str:
+    """The row's text (not cleaned); a missing or non-text column raises DataError."""
+    if isinstance(row.value, str):
+        return row.value
+    parts = []
+    for name in source.field:
+        value = row.value.get(name)
+        if value is None and len(source.field) > 1 and name in row.value:
+            continue  # an empty title
+        if not isinstance(value, str):
+            state = "is missing" if name not in row.value else f"is {value!r:.40}, not text"
+            raise DataError(
+                f"column {name!r} {state}; columns: {', '.join(map(str, row.value))}.",
+                path=row.path,
+                line=row.line,
+                repair=f'Set field = "…" for source {source.name!r} to the column with the text.',
+            )
+        parts.append(value)
+    return "\n\n".join(part for part in parts if part)
+
+
+def size_of(source: Source) -> int:
+    """Bytes of text in the source before cleaning."""
+    total = 0
+    for path in source.files:
+        for row in rows(source, path, on_refusal=_ignore):
+            if isinstance(row.value, str) or source.kind == "text":
+                try:
+                    total += _length(text_of(source, row))
+                except DataError:
+                    continue  # reported where the row is used
+            else:
+                total += sum(_length(v) for v in _strings(row.value))
+    return total
+
+
+def _ignore(error: DataError) -> None:
+    """Sizes are estimates; the row is reported where it is used."""
+
+
+def _length(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def chosen(value: int, part: float, seed: int) -> bool:
+    """Whether the document with this hash is in the subset of about `part` of all."""
+    return part >= 1.0 or share(mix(value, _SUBSET_SALT + seed)) < part
+
+
+def subset_part(source: Source, size: int) -> float:
+    """The share of documents to choose so that about `source.max_bytes` are kept of `size`."""
+    if not source.max_bytes or not size:
+        return 1.0
+    return min(1.0, _SUBSET_MARGIN * source.max_bytes / size)
+
+
+def iter_texts(
+    sources: tuple[Source, ...] | Path,
+    *,
+    max_bytes: int = 0,
+    root: Path | None = None,
+    seed: int = 0,
+    on_note: Note | None = None,
+) -> Iterator[str]:
+    """Cleaned texts for training a tokenizer: at most about `max_bytes` bytes (0: all), from each
+    source in proportion to its size times its weight, chosen by hash. Sources of examples give
+    the texts of their rows."""
+    if isinstance(sources, Path):
+        sources = load(sources, root)
+    sizes = [min(size_of(s), s.max_bytes or 1 << 62) for s in sources]
+    wanted = [size * s.weight for size, s in zip(sizes, sources, strict=True)]
+    if not sum(wanted):
+        raise EverloopError("All sources are empty or have weight 0.", param="source")
+    for source, size, want in zip(sources, sizes, wanted, strict=True):
+        budget = min(size, int(max_bytes * want / sum(wanted))) if max_bytes else size
+        if budget:
+            yield from _subset(source, budget, budget / size, seed, on_note)
+
+
+def _subset(
+    source: Source, budget: int, part: float, seed: int, on_note: Note | None
+) -> Iterator[str]:
+    part = min(1.0, part * subset_part(source, size_of(source)) * _SUBSET_MARGIN)
+    for path in source.files:
+        for row in rows(source, path, on_note=on_note):
+            if isinstance(row.value, str) or source.kind == "text":
+                text = text_of(source, row)
+            else:
+                text = "\n".join(_strings(row.value))
+            if not chosen(document_hash(text), part, seed):
+                continue
+            text = clean(text, source.clean)
+            if len(text) < source.min_chars:
+                continue
+            yield text
+            budget -= _length(text)
+            if budget <= 0:
+                return
+
+
+def refused(source: Source, row: Row, on_refusal: Refuse | None) -> str | None:
+    """The row's text, or None when it was refused through `on_refusal`."""
+    try:
+        return text_of(source, row)
+    except DataError as error:
+        refuse(error, on_refusal)
+        return None
