@@ -91,8 +91,8 @@ def save(
         del tensors[_HEAD]
     stored = dtype or tensors[_EMBEDDING].dtype
     with new_directory(directory) as work:
+        # Old readers know only this name, transformers 5 reads it too.
         value = {**config.to_json(), "torch_dtype": str(stored).removeprefix("torch.")}
-        value.pop("dtype", None)  # transformers 5's name for the same; one is enough
         write_json(work / "config.json", value)
         write_weights(work, tensors, dtype=dtype, max_shard_bytes=max_shard_bytes)
         if tokenizer_dir is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -66,8 +66,6 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int | None = None
     initializer_range: float = 0.02
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of config.json that don't change the forward pass, kept for saving."""
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -178,7 +176,6 @@ class ModelConfig:
             eos_token_ids=_ids(value, "eos_token_id"),
             pad_token_id=_id(value, "pad_token_id"),
             initializer_range=_number(value, "initializer_range", 0.02),
-            extra={k: v for k, v in value.items() if k in _KEPT},
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -199,7 +196,6 @@ class ModelConfig:
                 "original_max_position_embeddings": scaling.original_max_position_embeddings,
             }
         value: dict[str, Any] = {
-            **self.extra,
             "architectures": [names[self.model_type]],
             "model_type": self.model_type,
             "vocab_size": self.vocab_size,
@@ -244,9 +240,6 @@ class ModelConfig:
             "sliding_window": widths.pop() if widths else None,
             "layer_types": kinds,
         }
-
-
-_KEPT = ("torch_dtype", "dtype")
 
 
 class _Reader:
