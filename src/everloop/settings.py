@@ -150,6 +150,13 @@ class Settings:
     max_connections: int = _setting(
         1024, "int", "limits", "Open connections; the next one gets a 503.", minimum=1
     )
+    max_requests_per_key: int = _setting(
+        64,
+        "int",
+        "limits",
+        "Requests one key may have running; the next one gets a 429.",
+        minimum=1,
+    )
     max_n: int = _setting(
         8, "int", "limits", "Largest `n` and `best_of` of one request.", minimum=1, maximum=128
     )

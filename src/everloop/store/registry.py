@@ -287,13 +287,17 @@ class Registry:
             for name, versions in snapshot.versions.items()
         }
         after = _Snapshot(0.0, left, snapshot.aliases)
-        for alias, target in snapshot.aliases.items():
-            if self._resolve(target, snapshot) and not self._resolve(target, after):
-                raise InvalidRequest(
-                    f"The alias `{alias}` points there: move it first "
-                    f"(`everloop models alias set {alias} MODEL`).",
-                    param="model",
-                )
+        dangling = [
+            f"`{alias}`"
+            for alias, target in snapshot.aliases.items()
+            if self._resolve(target, snapshot) and not self._resolve(target, after)
+        ]
+        if dangling:
+            raise InvalidRequest(
+                f"Aliases point there: {', '.join(dangling)}. Move them first "
+                "(`everloop models alias set ALIAS MODEL`).",
+                param="model",
+            )
         for versions in left.values():
             for version in versions:
                 if version.base in lost:
