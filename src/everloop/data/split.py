@@ -4,7 +4,6 @@ alone, so that it never changes when other data is added, and exact copies stay 
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 
 SPLITS = ("train", "validation")
 
@@ -36,18 +35,3 @@ def share(value: int) -> float:
 def split_of(value: int, val_fraction: float) -> int:
     """0 train, 1 validation, for a document hash."""
     return int(share(mix(value, 0)) < val_fraction)
-
-
-VALIDATION_FRACTION = 0.08
-
-
-def is_validation(text: str, fraction: float = VALIDATION_FRACTION, seed: int = 0) -> bool:
-    """Whether a row of a task set is kept out of all training to evaluate on.
-
-    `text` is what the row asks about, so that no answer to it can leak: the text to classify,
-    correct or summarize, the passage to read, the English side to translate. Only its letters and
-    digits count, in one width and case, so that near copies in other sets stay on the same side.
-    A smaller fraction gives a subset of a larger one's rows.
-    """
-    letters = "".join(c for c in unicodedata.normalize("NFKC", text).lower() if c.isalnum())
-    return split_of(document_hash(letters, seed), fraction) == SPLITS.index("validation")
