@@ -75,7 +75,7 @@ class Registry:
         default_model: str = "everloop-small",
     ) -> None:
         self._db = db
-        self._embedded = _embedded(embedded_dir)
+        self._embedded = embedded_models(embedded_dir)
         self._default = default_model
         self._cached: _Snapshot | None = None
         self.folder = db.home / "models"
@@ -340,7 +340,8 @@ def _bring(path: Path, incoming: Path, *, move: bool) -> None:
         shutil.rmtree(path)
 
 
-def _embedded(folder: Path) -> dict[str, ModelVersion]:
+def embedded_models(folder: Path = EMBEDDED_DIR) -> dict[str, ModelVersion]:
+    """The models that come with the program, by name."""
     found = {}
     for config in sorted(folder.glob("*/config.json")):
         path = config.parent
