@@ -1,1 +1,1 @@
-"""OpenAI's wire format over HTTP."""
+"""HTTP only: routes by resource, keys, limits, errors, server-sent events."""

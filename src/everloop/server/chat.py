@@ -1,0 +1,120 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from everloop import tasks
+from everloop.engine.interface import Engine, GenerateRequest, TokenLogprob
+from everloop.server.context import record_of, service_of
+from everloop.server.document import body_of
+from everloop.server.errors import renamed
+from everloop.server.generate import Start, answered, pieces
+from everloop.server.parameters import ChatParameters
+from everloop.server.service import fingerprint
+from everloop.server.stream import DONE, EventStream, sse
+from everloop.server.wire import JSON, chat_logprobs, new_id, usage
+
+router = APIRouter()
+
+_NAMES = {"prompt": "messages", "logprobs": "top_logprobs"}
+"""The engine's names for parameters to those of this endpoint."""
+
+
+@router.post("/v1/chat/completions", openapi_extra=body_of(ChatParameters))
+async def create_chat_completion(request: Request) -> Response:
+    """Answers a conversation, at once or as a stream."""
+    return await chat(request)
+
+
+async def chat(request: Request, engine_name: str | None = None) -> Response:
+    """As the route; `engine_name` is the model that an old path names."""
+    service = service_of(request)
+    asked = await service.read(request, ChatParameters, engine_name)
+    record = record_of(request.scope)
+    record.stream = asked.stream
+    engine = await service.engine(request, asked.model)
+    wanted = GenerateRequest(
+        prompt=asked.conversation,
+        max_tokens=asked.limit,
+        sampling=asked.sampling,
+        stop=asked.stop,
+        ignore_eos=asked.ignore_eos,
+        logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
+        prediction=asked.prediction,
+        tenant=record.key or "",
+        request_id=record.request_id,
+    )
+
+    async def start() -> tasks.Choices:
+        with renamed(_NAMES):
+            return await tasks.converse(engine, wanted, n=asked.n)
+
+    if asked.stream:
+        return EventStream(_events(request, engine, asked, start))
+    done = await answered(request, start)
+    choices: list[dict[str, Any]] = [
+        {
+            "index": choice.index,
+            "message": {
+                "role": "assistant",
+                "content": choice.text,
+                "refusal": None,
+                "annotations": [],
+            },
+            "logprobs": _logprobs(asked, choice.tokens),
+            "finish_reason": choice.finish_reason,
+        }
+        for choice in done.choices
+    ]
+    head = _head(engine, "chat.completion")
+    return JSON({**head, "choices": choices, "usage": usage(done.usage)})
+
+
+async def _events(
+    request: Request, engine: Engine, asked: ChatParameters, start: Start
+) -> AsyncGenerator[bytes, None]:
+    record = record_of(request.scope)
+    head = _head(engine, "chat.completion.chunk")
+    tail = {"usage": None} if asked.include_usage else {}
+
+    def event(index: int, delta: dict[str, Any], logprobs: Any, finish: str | None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return sse({**head, "choices": [choice], **tail})
+
+    begun: set[int] = set()
+    async with aclosing(pieces(record, start)) as answers:
+        async for index, chunk in answers:
+            if index not in begun:
+                begun.add(index)
+                yield event(
+                    index, {"role": "assistant", "content": "", "refusal": None}, None, None
+                )
+            if chunk.text or chunk.tokens:
+                yield event(index, {"content": chunk.text}, _logprobs(asked, chunk.tokens), None)
+            if chunk.finish_reason is not None:
+                yield event(index, {}, None, chunk.finish_reason)
+    if asked.include_usage and record.usage is not None:
+        yield sse({**head, "choices": [], "usage": usage(record.usage)})
+    yield DONE
+
+
+def _head(engine: Engine, kind: str) -> dict[str, Any]:
+    return {
+        "id": new_id("chatcmpl"),
+        "object": kind,
+        "created": int(time.time()),
+        "model": engine.info.id,
+        "service_tier": "default",
+        "system_fingerprint": fingerprint(engine.info),
+    }
+
+
+def _logprobs(asked: ChatParameters, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any] | None:
+    return chat_logprobs(tokens, asked.top_logprobs or 0) if asked.logprobs else None

@@ -1,0 +1,126 @@
+"""POST /v1/completions: raw text continued, for one prompt or many."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from everloop import tasks
+from everloop.engine.interface import Engine, GenerateRequest, Prompt, TokenLogprob
+from everloop.server.context import record_of, service_of
+from everloop.server.document import body_of
+from everloop.server.errors import renamed
+from everloop.server.generate import Start, answered, pieces
+from everloop.server.parameters import CompletionParameters
+from everloop.server.service import fingerprint
+from everloop.server.stream import DONE, EventStream, sse, until_gone
+from everloop.server.wire import JSON, CompletionLogprobs, new_id, usage
+
+router = APIRouter()
+
+_NAMES = {"messages": "prompt"}
+"""The engine's names for parameters to those of this endpoint."""
+
+
+@router.post("/v1/completions", openapi_extra=body_of(CompletionParameters))
+async def create_completion(request: Request) -> Response:
+    """Continues each prompt, at once or as a stream."""
+    return await completion(request)
+
+
+async def completion(request: Request, engine_name: str | None = None) -> Response:
+    """As the route; `engine_name` is the model that an old path names."""
+    service = service_of(request)
+    asked = await service.read(request, CompletionParameters, engine_name)
+    record = record_of(request.scope)
+    record.stream = asked.stream
+    engine = await service.engine(request, asked.model)
+    wanted = [
+        GenerateRequest(
+            prompt=prompt,
+            max_tokens=asked.max_tokens,
+            sampling=asked.sampling,
+            stop=asked.stop,
+            ignore_eos=asked.ignore_eos,
+            logprobs=asked.logprobs,
+            echo=asked.echo,
+            suffix=asked.suffix,
+            tenant=record.key or "",
+            request_id=record.request_id,
+        )
+        for prompt in asked.prompts
+    ]
+
+    async def start() -> tasks.Choices:
+        with renamed(_NAMES):
+            return await tasks.complete(engine, wanted, n=asked.n, best_of=asked.best_of)
+
+    offsets = [0] * len(wanted)
+    if asked.logprobs is not None and not asked.echo:
+        with renamed(_NAMES):
+            lengths = _lengths(engine, asked.prompts)
+            offsets = await until_gone(request.receive, lengths)
+    logprobs = [
+        CompletionLogprobs(top=asked.logprobs or 0, offset=offset)
+        for offset in offsets
+        for _ in range(asked.n)
+    ]
+
+    def choice(
+        index: int, text: str, tokens: tuple[TokenLogprob, ...], finish: str | None
+    ) -> dict[str, Any]:
+        return {
+            "text": text,
+            "index": index,
+            "logprobs": None if asked.logprobs is None else logprobs[index].piece(tokens),
+            "finish_reason": finish,
+        }
+
+    head = _head(engine)
+    if asked.stream:
+        return EventStream(_events(request, asked, start, head, choice))
+    done = await answered(request, start)
+    choices = [choice(c.index, c.text, c.tokens, c.finish_reason) for c in done.choices]
+    return JSON({**head, "choices": choices, "usage": usage(done.usage)})
+
+
+async def _events(
+    request: Request, asked: CompletionParameters, start: Start, head: dict[str, Any], choice: Any
+) -> AsyncGenerator[bytes, None]:
+    record = record_of(request.scope)
+    tail = {"usage": None} if asked.include_usage else {}
+    async with aclosing(pieces(record, start)) as answers:
+        async for index, chunk in answers:
+            piece = choice(index, chunk.text, chunk.tokens, chunk.finish_reason)
+            yield sse({**head, "choices": [piece], **tail})
+    if asked.include_usage and record.usage is not None:
+        yield sse({**head, "choices": [], "usage": usage(record.usage)})
+    yield DONE
+
+
+async def _lengths(engine: Engine, prompts: tuple[Prompt, ...]) -> list[int]:
+    """Characters of each prompt. Token ids are echoed by the engine, which knows their text."""
+    lengths = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            lengths.append(len(prompt))
+            continue
+        echo = GenerateRequest(prompt=prompt, max_tokens=0, echo=True)
+        done = await (await tasks.complete(engine, echo)).collect()
+        lengths.append(len(done.choices[0].text))
+    return lengths
+
+
+def _head(engine: Engine) -> dict[str, Any]:
+    return {
+        "id": new_id("cmpl"),
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": engine.info.id,
+        "system_fingerprint": fingerprint(engine.info),
+    }

@@ -1,0 +1,324 @@
+"""What each endpoint accepts: the parameters that do something, those that are accepted and
+documented as without effect, and those that are refused by name. Nothing else gets through.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.functional_validators import BeforeValidator, PlainValidator
+from pydantic.json_schema import WithJsonSchema
+
+from everloop.engine.interface import Message, Prompt, Sampling
+from everloop.errors import InvalidRequest
+from everloop.server import explain, values
+from everloop.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerated:
+    """A parameter without effect here. `values` are those accepted; None: all of type `kind`."""
+
+    why: str
+    values: tuple[object, ...] | None = None
+    kind: type | None = None
+    what: str = ""
+
+
+_IDENTITY = "names the caller's user; tenants are told apart by key"
+_CACHE = "prompts are cached as memory allows"
+_NO_TOOLS = "this model calls no tools"
+_TEXT_ONLY = "only text comes in and goes out"
+
+COMMON = {
+    "user": Tolerated(_IDENTITY, kind=str, what="a string"),
+}
+CHAT_ONLY = {
+    "metadata": Tolerated("answers are not stored", kind=dict, what="an object"),
+    "store": Tolerated("answers are not stored", (False,)),
+    "service_tier": Tolerated("there is one tier", ("auto", "default")),
+    "safety_identifier": Tolerated(_IDENTITY, kind=str, what="a string"),
+    "prompt_cache_key": Tolerated(_CACHE, kind=str, what="a string"),
+    "prompt_cache_retention": Tolerated(_CACHE, ("in_memory", "in-memory")),
+    "prompt_cache_options": Tolerated(_CACHE, ({}, {"mode": "implicit"})),
+    "response_format": Tolerated("answers are free text", ({"type": "text"},)),
+    "modalities": Tolerated(_TEXT_ONLY, (["text"],)),
+    "audio": Tolerated(_TEXT_ONLY, ()),
+    "tools": Tolerated(_NO_TOOLS, ([],)),
+    "tool_choice": Tolerated(_NO_TOOLS, ("none", "auto")),
+    "parallel_tool_calls": Tolerated(_NO_TOOLS, kind=bool, what="a boolean"),
+    "functions": Tolerated(_NO_TOOLS, ([],)),
+    "function_call": Tolerated(_NO_TOOLS, ("none", "auto")),
+    "reasoning_effort": Tolerated("this model answers without a hidden reasoning", ("none",)),
+    "verbosity": Tolerated("ask for the length in the prompt", ("medium",)),
+    "moderation": Tolerated("answers are not moderated", ()),
+    "web_search_options": Tolerated("the server asks no other server", ()),
+}
+
+
+class Parameters(BaseModel):
+    """A body, checked. Fields are the parameters with an effect."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    tolerated: ClassVar[Mapping[str, Tolerated]] = {}
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Self:
+        """Raises InvalidRequest naming the first parameter at fault."""
+        rest = {}
+        for name, value in body.items():
+            field = cls.model_fields.get(name)
+            if field is not None:
+                if value is not None or field.is_required():  # null means: not given
+                    rest[name] = value
+            elif name in cls.tolerated:
+                _check_tolerated(name, value, cls.tolerated[name])
+            else:
+                near = difflib.get_close_matches(name[:60], [*cls.model_fields, *cls.tolerated], 1)
+                raise explain.unknown(name, f" Did you mean '{near[0]}'?" if near else "")
+        try:
+            return cls.model_validate(rest)
+        except ValidationError as error:
+            raise explain.explained(error) from None
+
+    def check(self, settings: Settings) -> None:
+        """The limits that settings decide. Raises InvalidRequest."""
+
+
+def _check_tolerated(name: str, value: object, rule: Tolerated) -> None:
+    if value is None:
+        return
+    if rule.values is None:
+        if rule.kind is not None and not isinstance(value, rule.kind):
+            raise explain.wrong_type(name, rule.what, value)
+        return
+    if not any(value == v and type(value) is type(v) for v in rule.values):
+        useful = [orjson.dumps(v).decode() for v in rule.values if v not in ([], {})]
+        then = f" Only {' or '.join(useful)} is accepted." if useful else " Leave it out."
+        raise InvalidRequest(
+            f"Unsupported {'value' if useful else 'parameter'}: '{name}' is not supported as "
+            f"given: {rule.why}.{then}",
+            param=name,
+            code="unsupported_value" if useful else "unsupported_parameter",
+        )
+
+
+_SCHEMA_STOP = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+_SCHEMA_PROMPT = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "array", "items": {"type": "integer"}},
+        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+    ]
+}
+_SCHEMA_MESSAGES = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["role", "content"],
+        "properties": {
+            "role": {"enum": ["system", "developer", "user", "assistant"]},
+            "content": {"anyOf": [{"type": "string"}, {"type": "array"}]},
+            "name": {"type": "string"},
+        },
+    },
+}
+
+Stop = Annotated[
+    tuple[str, ...], BeforeValidator(values.stop), WithJsonSchema(_SCHEMA_STOP), Field(strict=False)
+]
+LogitBias = Annotated[
+    dict[int, float],
+    PlainValidator(values.logit_bias),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "number"}}),
+]
+Prompts = Annotated[Any, PlainValidator(values.prompts), WithJsonSchema(_SCHEMA_PROMPT)]
+Messages = Annotated[Any, PlainValidator(values.messages), WithJsonSchema(_SCHEMA_MESSAGES)]
+Texts = Annotated[Any, PlainValidator(values.texts), WithJsonSchema(_SCHEMA_STOP)]
+Prediction = Annotated[
+    str | None, PlainValidator(values.prediction), WithJsonSchema({"type": "object"})
+]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None  # no effect: streams are not padded
+
+
+class GenerateParameters(Parameters):
+    """What chat and raw completion have in common."""
+
+    model: Annotated[str, Field(min_length=1)]
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    n: Annotated[int, Field(ge=1)] = 1
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    stop: Stop = ()
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    logit_bias: LogitBias = Field(default_factory=dict)
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    # Beyond OpenAI's, by the names that other servers use.
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    ignore_eos: bool = False
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options.include_usage)
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias=self.logit_bias,
+            seed=None if self.seed is None else self.seed % 2**63,
+        )
+
+    def check(self, settings: Settings) -> None:
+        _check_most("n", self.n, settings.max_n, "max_n")
+        if len(self.stop) > settings.max_stop:
+            raise explain.too_many("stop", settings.max_stop, len(self.stop), "max_stop")
+
+
+class ChatParameters(GenerateParameters):
+    """POST /v1/chat/completions."""
+
+    tolerated: ClassVar[Mapping[str, Tolerated]] = COMMON | CHAT_ONLY
+
+    messages: Messages
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    prediction: Prediction = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidRequest(
+                "Invalid 'top_logprobs': it needs 'logprobs' to be true.", param="top_logprobs"
+            )
+        if None not in (self.max_tokens, self.max_completion_tokens) and (
+            self.max_tokens != self.max_completion_tokens
+        ):
+            raise InvalidRequest(
+                "'max_tokens' and 'max_completion_tokens' mean the same, but are different: give "
+                "only the latter.",
+                param="max_tokens",
+            )
+        return self
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        turns: tuple[Message, ...] = self.messages
+        return turns
+
+    @property
+    def limit(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    def check(self, settings: Settings) -> None:
+        super().check(settings)
+        if len(self.conversation) > settings.max_messages:
+            raise explain.too_many(
+                "messages", settings.max_messages, len(self.conversation), "max_messages"
+            )
+
+
+class CompletionParameters(GenerateParameters):
+    """POST /v1/completions."""
+
+    tolerated: ClassVar[Mapping[str, Tolerated]] = COMMON
+
+    prompt: Prompts
+    suffix: str | None = None
+    max_tokens: Annotated[int, Field(ge=0)] = 16
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    echo: bool = False
+    best_of: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.best_of is not None and self.best_of < self.n:
+            raise InvalidRequest(
+                f"Invalid 'best_of': it must be at least n, which is {self.n}, but got "
+                f"{self.best_of} instead.",
+                param="best_of",
+            )
+        if self.best_of is not None and self.best_of > self.n and self.stream:
+            raise InvalidRequest(
+                "Invalid 'best_of': the best answers are known only at the end, so they can't be "
+                "streamed. Leave out 'stream' or 'best_of'.",
+                param="best_of",
+            )
+        if self.suffix is not None and self.echo:
+            raise InvalidRequest("'suffix' and 'echo' exclude each other.", param="suffix")
+        return self
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        checked: tuple[Prompt, ...] = self.prompt
+        return checked
+
+    def check(self, settings: Settings) -> None:
+        super().check(settings)
+        if self.best_of is not None:
+            _check_most("best_of", self.best_of, settings.max_n, "max_n")
+        if len(self.prompts) > settings.max_prompts:
+            raise explain.too_many("prompt", settings.max_prompts, len(self.prompts), "max_prompts")
+
+
+class EditParameters(Parameters):
+    """POST /v1/edits."""
+
+    tolerated: ClassVar[Mapping[str, Tolerated]] = COMMON
+
+    model: Annotated[str, Field(min_length=1)]
+    instruction: Annotated[str, Field(min_length=1)]
+    input: str = ""
+    n: Annotated[int, Field(ge=1)] = 1
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+    def check(self, settings: Settings) -> None:
+        _check_most("n", self.n, settings.max_n, "max_n")
+
+
+class EmbeddingParameters(Parameters):
+    """POST /v1/embeddings."""
+
+    tolerated: ClassVar[Mapping[str, Tolerated]] = {
+        **COMMON,
+        "dimensions": Tolerated("vectors have the size that the model has", ()),
+    }
+
+    model: Annotated[str, Field(min_length=1)]
+    input: Texts
+    encoding_format: Literal["float", "base64"] = "float"
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        checked: tuple[str, ...] = self.input
+        return checked
+
+
+def _check_most(name: str, value: int, most: int, setting: str) -> None:
+    if value > most:
+        raise explain.out_of_bounds(name, value, "less_than_equal", f"{most} ({setting})")
