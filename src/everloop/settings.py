@@ -151,7 +151,7 @@ class Settings:
         1024, "int", "limits", "Open connections; the next one gets a 503.", minimum=1
     )
     max_requests_per_key: int = _setting(
-        64,
+        256,
         "int",
         "limits",
         "Requests one key may have running; the next one gets a 429.",
