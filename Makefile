@@ -1,0 +1,59 @@
+# Everloop. `make serve` installs and serves; `make test` installs what tests need and runs them.
+# PORT, EVERLOOP_HOME, EVERLOOP_API_KEY and every other EVERLOOP_ variable are honoured.
+
+PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,\
+	$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print(sys.executable)' 2>/dev/null)))
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: serve test test-slow check bench docs clean
+.DEFAULT_GOAL := serve
+
+serve: $(VENV)/.installed
+	@exec $(BIN)/everloop serve
+
+# Two processes with one thread each are quicker than one with two, and disturb each other less.
+test: $(VENV)/.dev $(VENV)/.sdk
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+test-slow: $(VENV)/.dev $(VENV)/.sdk
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout 1800
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+# Writes the pages that are made from the program: settings and commands.
+docs: $(VENV)/.dev
+	$(BIN)/python docs/generate.py
+
+bench: $(VENV)/.dev
+	@set -e; for file in bench/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Creating $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+
+# The stamps make the second start immediate; a change of pyproject.toml installs again.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "Installing Everloop into $(VENV) (PyTorch is large: some minutes on the first run)"
+	@$(PIP) install --quiet --progress-bar on -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo "Installing Everloop with what its tests need into $(VENV)"
+	@$(PIP) install --quiet -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.sdk: tests/sdk.py | $(VENV)/.dev
+	@echo "Installing the old OpenAI clients that tests speak with"
+	@$(BIN)/python tests/sdk.py
+	@touch $@
