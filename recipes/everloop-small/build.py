@@ -3,8 +3,8 @@
     python recipes/everloop-small/build.py [--data DIR] [--out DIR] [--only text|tasks]
 
 Reads the files named in the README from --data (or EVERLOOP_DATA) and writes, under --out:
-text/NAME.jsonl (pretraining), sft/TASK.LANG.SOURCE.jsonl (examples), validation/SOURCE.jsonl and
-train/SOURCE.jsonl (rows for evaluation and its baselines). Equal input gives equal bytes.
+text/NAME.jsonl (pretraining), sft/TASK.SOURCE.jsonl (examples), validation/TASK.SOURCE.jsonl and
+train/TASK.SOURCE.jsonl (rows for evaluation and its baselines). Equal input gives equal bytes.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from convert import correction, dialogue, edits, instruct, labels, reading, text, translation
-from convert.common import Item, chance
+from convert.common import Item, Side, chance
+
 from everloop.data.files import write_atomic
 
 VALIDATION_ROWS = 2000  # a source; more would only cost time
 EXAMPLE_ROWS = 40_000
+RAW_FRACTION = 0.03
 EXAMPLE_CHARS = {"zh": 700, "en": 1800}  # about 500 tokens
 
 
@@ -33,18 +36,14 @@ def items(data: Path) -> Iterator[Item]:
         yield from module.items(data)
 
 
-def dump(rows: list[dict[str, Any]]) -> bytes:
-    """Rows as JSON lines, each once, in an order that depends on their content alone."""
-    lines = {json.dumps(row, ensure_ascii=False) for row in rows}
-    return "".join(f"{line}\n" for line in sorted(lines, key=lambda s: (chance(s), s))).encode()
-
-
-def write(path: Path, rows: list[dict[str, Any]], limit: int | None = None) -> int:
-    """Writes at most `limit` rows; says how many."""
-    content = dump(rows).splitlines(keepends=True)[:limit]
+def write(path: Path, rows: list[dict[str, Any]], limit: int | None = None) -> list[dict[str, Any]]:
+    """Writes the rows as JSON lines, each once, in an order that depends on their content alone,
+    and at most `limit`; returns those."""
+    lines = {json.dumps(row, ensure_ascii=False): row for row in rows}
+    order = sorted(lines, key=lambda line: (chance(line), line))[:limit]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, b"".join(content))
-    return len(content)
+    write_atomic(path, "".join(f"{line}\n" for line in order).encode())
+    return [lines[line] for line in order]
 
 
 def fits(item: Item) -> bool:
@@ -52,38 +51,50 @@ def fits(item: Item) -> bool:
     return sum(len(m["content"]) for m in item.messages) <= EXAMPLE_CHARS[item.lang]
 
 
+def raw(item: Item) -> dict[str, Any]:
+    """The example as a prompt without a chat template, for models called by /v1/completions."""
+    asked, answer = (m["content"] for m in item.messages)
+    return {"prompt": asked, "completion": f"\n\n{answer}", "task": item.task, "lang": item.lang}
+
+
 def build_tasks(data: Path, out: Path) -> None:
     """Writes the supervised files and prints what they hold."""
-    examples: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
-    measured: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    examples: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    measured: dict[tuple[Side, str], list[dict[str, Any]]] = defaultdict(list)
     left_out = 0
     for item in items(data):
+        name = f"{item.task}.{item.source}"
         named = {"task": item.task, "lang": item.lang, "source": item.source}
         if item.fields:
-            measured[item.side, item.source].append({**named, **item.fields})
-        if item.side == "train":
-            if fits(item):
-                key = (item.task, item.lang, item.source)
-                examples[key].append({"messages": item.messages, **named})
-            else:
-                left_out += 1
-    print(f"{'task':<11}{'lang':<5}{'source':<18}{'rows':>7}{'characters':>12}{'validation':>11}")
-    validation = {
-        source: write(out / "validation" / f"{source}.jsonl", rows, VALIDATION_ROWS)
-        for (side, source), rows in sorted(measured.items())
-        if side == "validation"
-    }
-    for (side, source), rows in sorted(measured.items()):
-        if side == "train" and "label" in rows[0]:
-            write(out / "train" / f"{source}.jsonl", rows)
-    total = 0
-    for (task, lang, source), rows in sorted(examples.items()):
-        count = write(out / "sft" / f"{task}.{lang}.{source}.jsonl", rows, EXAMPLE_ROWS)
-        size = sum(len(m["content"]) for row in rows for m in row["messages"]) * count // len(rows)
-        total += count
-        held = validation.get(source, 0)
-        print(f"{task:<11}{lang:<5}{source:<18}{count:>7}{size:>12,}{held:>11}")
-    print(f"{total} examples; {left_out} left out as too long")
+            measured[item.side, name].append({**named, **item.fields})
+        if item.side == "train" and fits(item):
+            examples[name].append({"messages": item.messages, **named})
+            if len(item.messages) == 2 and chance(item.messages[0]["content"], 9) < RAW_FRACTION:
+                examples["completion"].append(raw(item))
+        elif item.side == "train":
+            left_out += 1
+    for folder in ("sft", "train", "validation"):
+        shutil.rmtree(out / folder, ignore_errors=True)
+    held = {}
+    for (at, name), rows in sorted(measured.items()):
+        if at == "validation":
+            held[name] = write(out / "validation" / f"{name}.jsonl", rows, VALIDATION_ROWS)
+        elif "label" in rows[0]:
+            write(out / "train" / f"{name}.jsonl", rows)
+    print(f"{'source':<30}{'zh rows':>8}{'en rows':>8}{'characters':>12}{'validation':>11}")
+    total: Counter[str] = Counter()
+    for name, rows in sorted(examples.items()):
+        kept = write(out / "sft" / f"{name}.jsonl", rows, EXAMPLE_ROWS)
+        langs = Counter(row["lang"] for row in kept)
+        size = sum(len(text) for row in kept for text in strings(row))
+        total += langs
+        print(f"{name:<30}{langs['zh']:>8}{langs['en']:>8}{size:>12,}{len(held.get(name, ())):>11}")
+    print(f"{'all':<30}{total['zh']:>8}{total['en']:>8}; {left_out} left out as too long")
+
+
+def strings(row: dict[str, Any]) -> list[str]:
+    """The texts of an example."""
+    return [m["content"] for m in row.get("messages", ())] or [row["prompt"], row["completion"]]
 
 
 def build_text(data: Path, out: Path) -> None:
@@ -92,9 +103,9 @@ def build_text(data: Path, out: Path) -> None:
     for name, document in text.texts(data):
         documents[name].append({"text": document})
     for name, rows in sorted(documents.items()):
-        count = write(out / "text" / f"{name}.jsonl", rows)
-        size = sum(len(row["text"].encode()) for row in rows)
-        print(f"{name:<18}{count:>7} documents{size:>12,} bytes")
+        kept = write(out / "text" / f"{name}.jsonl", rows)
+        size = sum(len(row["text"].encode()) for row in kept)
+        print(f"{name:<18}{len(kept):>7} documents{size:>12,} bytes")
 
 
 def main() -> int:

@@ -85,10 +85,10 @@ def shuffled(options: Sequence[T], text: str, salt: int = 0) -> list[T]:
     return [options[i] for i in order]
 
 
-def ask(task: str, lang: str, text: str, **fields: str | Sequence[str]) -> str:
-    """The instruction in a phrasing chosen by `text`: the canonical one most often."""
+def ask(task: str, lang: str, by: str, /, **fields: str | Sequence[str]) -> str:
+    """The instruction in a phrasing chosen by a text: the canonical one most often."""
     others = len(INSTRUCTIONS[task][lang]) - 1
-    at = chance(text, 101)
+    at = chance(by, 101)
     variant = 0
     if others and at >= CANONICAL_FRACTION:
         variant = 1 + int((at - CANONICAL_FRACTION) / (1 - CANONICAL_FRACTION) * others)

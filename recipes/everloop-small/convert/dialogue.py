@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
-from convert.common import Item, Messages, chinese_share, load_json, load_rows, side, turns
+from convert.common import Item, Messages, chinese_share, load_rows, side, turns
 
 _NOISE = re.compile(
     r"http|www|@|#|\[|\]|【|】|回复|转发|微博|粉丝|楼主|链接|图片|视频|截图|头像|评论|关注|小号|打榜"
@@ -36,7 +37,9 @@ def clean_chat(said: list[str]) -> list[str]:
 
 _ENDS = "。！？!?…"
 _ASKING = re.compile(r"[吗呢么？?]|什么|怎么|哪|谁|几|多少|为何|是不是|有没有|要不要|好不好")
-_COMMON = set("的了是我你他她它们这那不有也就都在和很吧吗呢啊么呀哦嗯哈一个说人到去来上会要好没还可")
+_COMMON = set(
+    "的了是我你他她它们这那不有也就都在和很吧吗呢啊么呀哦嗯哈一个说人到去来上会要好没还可"
+)
 
 
 def fits(prompt: str, reply: str) -> bool:
@@ -77,7 +80,19 @@ def chat(data: Path) -> Iterator[Item]:
 
 
 _FACT = re.compile(r"\d|(?<![.!?] )(?<!^)\b[A-Z][a-z]+")
-_ALLOWED = set("I Sure Okay Ok Thanks Thank You Please Confirming Confirm Yes No Great".split())
+_ALLOWED = {
+    "I",
+    "Sure",
+    "Okay",
+    "Ok",
+    "Thanks",
+    "Thank",
+    "You",
+    "Please",
+    "Confirming",
+    "Yes",
+    "Great",
+}
 
 
 def knowing_nothing(said: list[str]) -> list[str]:
@@ -99,7 +114,7 @@ def services(data: Path) -> Iterator[Item]:
         for row in load_rows(data, f"dialogue/{name}.jsonl.zst"):
             said = [text.strip() for _, text in row["turns"]]
             who = [speaker.upper() for speaker, _ in row["turns"]]
-            if who[0] != "U" or any(a == b for a, b in zip(who, who[1:], strict=False)):
+            if who[0] != "U" or any(a == b for a, b in pairwise(who)):
                 continue
             start = knowing_nothing(said)[:8]
             start = start[: len(start) // 2 * 2]
@@ -123,30 +138,7 @@ def _service(said: list[str], source: str, key: str) -> Item:
     )
 
 
-_NAMES = {"en": ("Everloop", "the Everloop project"), "zh": ("生生", "Everloop 开源项目")}
-_CLAIMS = re.compile(r"代码|咖啡|打分|privacy|隐私|法规|持续|不断|有趣的小知识|诗歌")
-
-
-def identity(data: Path) -> Iterator[Item]:
-    """Who are you: the public identity rows with our names, without claims that aren't true."""
-    for row in load_json(data, "instruct/llamafactory_identity.json.zst"):
-        if _CLAIMS.search(row["output"]):
-            continue
-        lang = "zh" if chinese_share(row["instruction"]) > 0.3 else "en"
-        name, author = _NAMES[lang]
-        answer = row["output"].replace("{{name}}", name).replace("{{author}}", author)
-        answer = re.sub(r"(?<=[\u4e00-\u9fff]) (?=生生)|(?<=生生) (?=[\u4e00-\u9fff])", "", answer)
-        yield Item(
-            task="identity",
-            lang=lang,
-            source="identity",
-            side="train",
-            messages=turns(row["instruction"], answer),
-        )
-
-
 def items(data: Path) -> Iterator[Item]:
-    """All of them."""
+    """Chat and services."""
     yield from chat(data)
     yield from services(data)
-    yield from identity(data)

@@ -146,7 +146,10 @@ def reviews(data: Path) -> Iterator[tuple[str, str]]:
 def headlines(data: Path) -> Iterator[str]:
     """Headlines, twelve a document."""
     held: list[str] = []
-    for name, column in (("tnews_unlabeled.json", "sentence"), ("thucnews_titles_dev.jsonl", "text")):
+    for name, column in (
+        ("tnews_unlabeled.json", "sentence"),
+        ("thucnews_titles_dev.jsonl", "text"),
+    ):
         for row in load_rows(data, f"topic/zh_{name}.zst"):
             if side(row[column]) == "train":
                 held.append(row[column].strip())
