@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +17,12 @@ import orjson
 
 from everloop.data.encoding import Note, decode, read_lines
 from everloop.data.files import COMPRESSED
+from everloop.data.json_document import documents
+from everloop.data.row import Refuse, Row, checked, refuse
 from everloop.errors import DataError, InvalidRequest
 
-Refuse = Callable[[DataError], None]
+__all__ = ["FORMATS", "Refuse", "Row", "Unit", "format_of", "read", "refuse"]
+
 Unit = Literal["file", "line", "paragraph"]
 FORMATS = ("txt", "jsonl", "json", "csv", "tsv", "parquet", "xlsx")
 _ENDINGS = {
@@ -29,16 +31,7 @@ _ENDINGS = {
 }  # fmt: skip
 # A text file larger than this is handed on in blocks, so that memory stays constant.
 BLOCK_CHARS = 1 << 20
-_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One row: columns by name, or plain text. `line` is where it begins, from 1."""
-
-    value: dict[str, Any] | str
-    path: str
-    line: int
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def format_of(path: Path) -> str:
@@ -91,13 +84,6 @@ def read(
         raise DataError("has no rows.", path=str(path), repair="Leave the file out or fill it.")
 
 
-def refuse(error: DataError, on_refusal: Refuse | None) -> None:
-    """Hand a bad row to the caller, or raise it."""
-    if on_refusal is None:
-        raise error
-    on_refusal(error)
-
-
 def _text(path: Path, unit: Unit, on_note: Note | None, on_refusal: Refuse | None) -> Iterator[Row]:
     held: list[str] = []
     start = size = 0
@@ -128,49 +114,53 @@ def _text(path: Path, unit: Unit, on_note: Note | None, on_refusal: Refuse | Non
 
 def _json(path: Path, on_note: Note | None, on_refusal: Refuse | None) -> Iterator[Row]:
     lines = read_lines(path, on_note=on_note)
+    first = True
     for number, raw, encoding in lines:
         if not raw or raw.isspace():
             continue
+        if first and _is_document(raw):
+            rest = ((n, decode(r, e, path, n)) for n, r, e in lines)
+            text = [(number, decode(raw, encoding, path, number)), *rest]
+            yield from documents(text, path, on_refusal)
+            return
+        first = False
         try:
-            line: bytes | str = raw if encoding == "utf-8" else decode(raw, encoding, path, number)
-            value = _loads(line, encoding, path, number)
+            value = _loads(raw, encoding, path, number)
         except DataError as error:
             refuse(error, on_refusal)
             continue
         yield Row(value=value, path=str(path), line=number)
 
 
-def _loads(line: bytes | str, encoding: str, path: Path, number: int) -> dict[str, Any] | str:
+def _is_document(line: bytes) -> bool:
+    """Whether a first line begins one JSON value over the whole file, not a row."""
+    start = line.strip()
+    return start[:1] == b"[" or start == b"{"
+
+
+def _loads(raw: bytes, encoding: str, path: Path, number: int) -> dict[str, Any] | str:
+    line = raw if encoding == "utf-8" else decode(raw, encoding, path, number)
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raw = line if isinstance(line, bytes) else line.encode("utf-8", "surrogatepass")
-        if isinstance(line, bytes):
-            decode(line, encoding, path, number)  # says so if the bytes are at fault
-        value = _with_surrogates(raw)
+        decode(raw, encoding, path, number)  # says so if the bytes are at fault
+        value = _with_surrogates(line)
         if value is None:
             raise DataError(
                 f"is not valid JSON: {str(error).rstrip('.')}.",
                 path=str(path),
                 line=number,
-                repair="Each line must be one JSON object, such as "
-                '{"text": "…"} or {"messages": […]}.',
+                repair='Each line must be one JSON object, such as {"text": "…"}.',
             ) from None
-    if not isinstance(value, dict | str):
-        raise DataError(
-            f"is a JSON {type(value).__name__}, not an object.",
-            path=str(path),
-            line=number,
-            repair='Write one object a line, such as {"text": "…"}.',
-        )
-    return value
+    return checked(value, path, number)
 
 
-def _with_surrogates(raw: bytes) -> Any:
+def _with_surrogates(line: bytes | str) -> Any:
     """Half a surrogate pair in an escape is legal JSON; orjson refuses it, cleaning mends it."""
-    if not _SURROGATE_ESCAPE.search(raw):
+    text = line.decode() if isinstance(line, bytes) else line
+    if not _SURROGATE_ESCAPE.search(text):
         return None
     try:
-        return json.loads(raw)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None

@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 
 from everloop.data.clean import clean, steps_of
 from everloop.data.encoding import Note
-from everloop.data.read import FORMATS, Refuse, Row, Unit, read, refuse
+from everloop.data.read import FORMATS, Refuse, Row, Unit, read
 from everloop.data.split import document_hash, mix, share
 from everloop.errors import DataError, EverloopError, InvalidRequest, NotFound
 
@@ -270,20 +270,20 @@ def iter_texts(
     the texts of their rows."""
     if isinstance(sources, Path):
         sources = load(sources, root)
-    sizes = [min(size_of(s), s.max_bytes or 1 << 62) for s in sources]
-    wanted = [size * s.weight for size, s in zip(sizes, sources, strict=True)]
+    sizes = [size_of(source) for source in sources]
+    usable = [min(size, s.max_bytes or size) for size, s in zip(sizes, sources, strict=True)]
+    wanted = [size * s.weight for size, s in zip(usable, sources, strict=True)]
     if not sum(wanted):
         raise EverloopError("All sources are empty or have weight 0.", param="source")
-    for source, size, want in zip(sources, sizes, wanted, strict=True):
-        budget = min(size, int(max_bytes * want / sum(wanted))) if max_bytes else size
+    for source, size, most, want in zip(sources, sizes, usable, wanted, strict=True):
+        budget = min(most, int(max_bytes * want / sum(wanted))) if max_bytes else most
         if budget:
-            yield from _subset(source, budget, budget / size, seed, on_note)
+            yield from _subset(source, budget, _SUBSET_MARGIN * budget / size, seed, on_note)
 
 
 def _subset(
     source: Source, budget: int, part: float, seed: int, on_note: Note | None
 ) -> Iterator[str]:
-    part = min(1.0, part * subset_part(source, size_of(source)) * _SUBSET_MARGIN)
     for path in source.files:
         for row in rows(source, path, on_note=on_note):
             if isinstance(row.value, str) or source.kind == "text":
@@ -299,12 +299,3 @@ def _subset(
             budget -= _length(text)
             if budget <= 0:
                 return
-
-
-def refused(source: Source, row: Row, on_refusal: Refuse | None) -> str | None:
-    """The row's text, or None when it was refused through `on_refusal`."""
-    try:
-        return text_of(source, row)
-    except DataError as error:
-        refuse(error, on_refusal)
-        return None
