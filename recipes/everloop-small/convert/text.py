@@ -20,6 +20,10 @@ def texts(data: Path) -> Iterator[tuple[str, str]]:
 
 
 def _all(data: Path) -> Iterator[tuple[str, str]]:
+    for document in books(data, "en_children_books"):
+        yield "en_children_books", document
+    for document in books(data, "en_novels_19c_half"):
+        yield "en_novels", document
     for document in english_dialogues(data):
         yield "en_dialogue", document
     for document in chinese_dialogues(data):
@@ -40,6 +44,31 @@ def worked(answer: str) -> str:
     """A GSM8K answer without calculator marks, ending with a sentence that says the result."""
     answer = re.sub(r"<<[^>]*>>", "", answer)
     return re.sub(r"\n#### (.*)$", r"\nThe answer is \1.", answer)
+
+
+def books(data: Path, name: str) -> Iterator[str]:
+    """Books with one line a paragraph, in pieces of some pages."""
+    for row in load_rows(data, f"pretrain/{name}.jsonl.zst"):
+        held: list[str] = []
+        for paragraph in unwrapped(row["text"]):
+            held.append(paragraph)
+            if sum(map(len, held)) > 8000:
+                yield "\n".join(held)
+                held = []
+        yield "\n".join(held)
+
+
+def unwrapped(text: str) -> list[str]:
+    """Paragraphs of a printed text. Lines of a paragraph are joined if most are nearly full; verse
+    stays as it is."""
+    paragraphs = []
+    for block in re.split(r"\n\s*\n", text.replace("\r", "")):
+        lines = [line.strip() for line in block.split("\n") if line.strip()]
+        full = sum(len(line) > 50 for line in lines[:-1])
+        joined = " " if 2 * full >= len(lines) - 1 else "\n"
+        if lines:
+            paragraphs.append(re.sub(r"_(\w[^_]*)_", r"\1", joined.join(lines)))
+    return paragraphs
 
 
 def english_dialogues(data: Path) -> Iterator[str]:
