@@ -40,6 +40,10 @@ def randomize(model: nn.Module) -> None:
                 parameter.copy_(0.1 * torch.randn_like(parameter))
 
 
+def adapter_weights(model: Transformer) -> dict[str, torch.Tensor]:
+    return {name: p for name, p in model.named_parameters() if "lora_" in name}
+
+
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     saved("qwen3", tmp_path / "base")
@@ -52,10 +56,10 @@ def test_peft_loads_ours(layout: str, config: LoraConfig, tmp_path: Path) -> Non
     saved(layout, tmp_path / "base")
     model = loaded(tmp_path / "base")
     plain = our_logits(model, sample_ids())
-    lora.add(model, config)
+    lora.attach(model, config)
     assert torch.equal(our_logits(model, sample_ids()), plain)  # a fresh adapter changes nothing
     randomize(model)
-    lora.save(tmp_path / "adapter", model, config)
+    lora.save(tmp_path / "adapter", model)
     theirs = peft.PeftModel.from_pretrained(oracle(tmp_path / "base"), tmp_path / "adapter").eval()
     ours = our_logits(model, sample_ids())
     assert furthest(ours, oracle_logits(theirs, sample_ids())) <= 1e-4
@@ -87,22 +91,25 @@ def test_we_load_theirs(layout: str, targets: Any, tmp_path: Path) -> None:
 def test_save_load_save_is_byte_identical(base: Path, tmp_path: Path) -> None:
     model = loaded(base)
     config = LoraConfig(rank=2, base="org/name")
-    lora.add(model, config)
+    lora.attach(model, config)
     randomize(model)
-    lora.save(tmp_path / "one", model, config)
+    lora.save(tmp_path / "one", model)
     again = loaded(base)
     found = lora.load(tmp_path / "one", again)
     assert found == config
-    lora.save(tmp_path / "two", again, found)
+    resumed = lora.tensors(tmp_path / "one", model)  # what a training run resumes with
+    for name, weight in adapter_weights(model).items():
+        assert torch.equal(resumed[name], weight)
+    lora.save(tmp_path / "two", again)
     for name in (lora.CONFIG_FILE, lora.WEIGHTS_FILE):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 def test_training_moves_only_the_adapter(base: Path) -> None:
     model = loaded(base)
-    lora.add(model, LoraConfig(rank=4))
+    lora.attach(model, LoraConfig(rank=4))
     trainable = {n for n, p in model.named_parameters() if p.requires_grad}
-    assert trainable == set(lora.adapter_state(model))
+    assert trainable == set(adapter_weights(model))
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=10.0)
     for _ in range(2):  # B is zero at first, so A moves only from the second step on
@@ -115,7 +122,7 @@ def test_training_moves_only_the_adapter(base: Path) -> None:
 
 def test_dropout_works_in_training_only(base: Path) -> None:
     model = loaded(base)
-    lora.add(model, LoraConfig(rank=4, dropout=0.5))
+    lora.attach(model, LoraConfig(rank=4, dropout=0.5))
     randomize(model)
     ids = sample_ids()
     model.eval()
@@ -128,9 +135,9 @@ def test_dropout_works_in_training_only(base: Path) -> None:
 
 def test_bf16_base_keeps_a_fp32_adapter(base: Path) -> None:
     _, model = checkpoint.load(base, dtype=torch.bfloat16)
-    lora.add(model, LoraConfig(rank=4))
+    lora.attach(model, LoraConfig(rank=4))
     randomize(model)
-    assert {t.dtype for t in lora.adapter_state(model).values()} == {torch.float32}
+    assert {t.dtype for t in adapter_weights(model).values()} == {torch.float32}
     assert our_logits(model, sample_ids()).dtype == torch.bfloat16
     lora.merge(model)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
@@ -140,8 +147,8 @@ def test_same_seed_same_adapter(base: Path) -> None:
     states = []
     for seed in (1, 1, 2):
         model = loaded(base)
-        lora.add(model, LoraConfig(rank=4), seed=seed)
-        states.append(torch.cat([t.reshape(-1) for t in lora.adapter_state(model).values()]))
+        lora.attach(model, LoraConfig(rank=4), seed=seed)
+        states.append(torch.cat([t.reshape(-1) for t in adapter_weights(model).values()]))
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
 
@@ -149,12 +156,12 @@ def test_same_seed_same_adapter(base: Path) -> None:
 def test_unmerged_model_is_no_checkpoint(base: Path, tmp_path: Path) -> None:
     model = loaded(base)
     with pytest.raises(InvalidRequest, match="no LoRA layers"):
-        lora.save(tmp_path / "x", model, LoraConfig())
-    lora.add(model, LoraConfig(rank=4))
+        lora.save(tmp_path / "x", model)
+    lora.attach(model, LoraConfig(rank=4))
     with pytest.raises(InvalidRequest, match="merge"):
         checkpoint.save(tmp_path / "x", model, model.config)
     with pytest.raises(InvalidRequest, match="already has an adapter"):
-        lora.add(model, LoraConfig(rank=4))
+        lora.attach(model, LoraConfig(rank=4))
     lora.merge(model)
     checkpoint.save(tmp_path / "x", model, model.config)
 
@@ -170,8 +177,8 @@ def test_bad_settings(fields: dict[str, Any]) -> None:
 @pytest.fixture
 def adapter(base: Path, tmp_path: Path) -> Path:
     model = loaded(base)
-    lora.add(model, LoraConfig(rank=2))
-    lora.save(tmp_path / "adapter", model, LoraConfig(rank=2))
+    lora.attach(model, LoraConfig(rank=2))
+    lora.save(tmp_path / "adapter", model)
     return tmp_path / "adapter"
 
 

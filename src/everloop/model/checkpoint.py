@@ -83,7 +83,7 @@ def save(
     """
     with torch.device("meta"):
         expected = list(Transformer(config).state_dict())
-    tensors = {name: t for name, t in model.state_dict().items() if not _is_adapter(name)}
+    tensors = {name: t for name, t in model.state_dict().items() if not is_adapter(name)}
     if len(tensors) < len(model.state_dict()):
         raise InvalidRequest("The model has LoRA layers: merge them, or save the adapter alone.")
     assert list(tensors) == expected, "the model doesn't have its config's parameters"
@@ -257,5 +257,6 @@ def _cast(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return cast
 
 
-def _is_adapter(name: str) -> bool:
+def is_adapter(name: str) -> bool:
+    """Whether a parameter is part of a LoRA adapter, by its name."""
     return ".lora_A." in name or ".lora_B." in name

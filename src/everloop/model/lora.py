@@ -19,7 +19,13 @@ from torch import Tensor, nn
 
 from everloop.errors import DataError, InvalidRequest
 from everloop.model.atomic import new_directory
-from everloop.model.checkpoint import copy_text_files, read_json, refuse_pickles, write_json
+from everloop.model.checkpoint import (
+    copy_text_files,
+    is_adapter,
+    read_json,
+    refuse_pickles,
+    write_json,
+)
 from everloop.model.checkpoint import load as load_checkpoint
 from everloop.model.config import ModelConfig
 from everloop.model.safetensors import load_tensors, save_tensors
@@ -96,7 +102,7 @@ class LoraLinear(nn.Linear):
         nn.Module.__init__(self)  # nn.Linear's own would allocate the weight again
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.weight, self.bias = layer.weight, layer.bias
-        self.scale = config.scale
+        self.config = config
         self.dropout = nn.Dropout(config.dropout)
         # float32 whatever the base's type: updates of an adapter are too small for bf16.
         low_rank = partial(nn.Linear, bias=False, device=layer.weight.device, dtype=torch.float32)
@@ -106,24 +112,24 @@ class LoraLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         low = self.lora_A(self.dropout(input).to(self.lora_A.weight.dtype))
         out: Tensor = F.linear(input, self.weight, self.bias)
-        out = out + (self.scale * self.lora_B(low)).to(out.dtype)
+        out = out + (self.config.scale * self.lora_B(low)).to(out.dtype)
         return out
 
     def merged(self) -> nn.Linear:
         """A plain layer that computes the same without dropout, in the base's type."""
         layer = nn.Linear(self.in_features, self.out_features, self.bias is not None, "meta")
         delta = self.lora_B.weight.float() @ self.lora_A.weight.float()
-        weight = (self.weight.float() + self.scale * delta).to(self.weight.dtype)
+        weight = (self.weight.float() + self.config.scale * delta).to(self.weight.dtype)
         layer.weight = nn.Parameter(weight.detach())
         if self.bias is not None:
             layer.bias = nn.Parameter(self.bias.detach())
         return layer
 
 
-def add(model: Transformer, config: LoraConfig, *, seed: int = 0) -> None:
+def attach(model: Transformer, config: LoraConfig, *, seed: int = 0) -> None:
     """Puts a fresh adapter on every target of `model` and freezes all else. It starts as the
     identity (B = 0); A is uniform as PEFT has it, drawn from `seed`."""
-    names = [n for n, _ in _linears(model) if n.rpartition(".")[2] in config.targets]
+    names = [n for n in _linears(model) if n.rpartition(".")[2] in config.targets]
     generator = torch.Generator().manual_seed(seed)
     for layer in _wrap(model, config, names):
         bound = 1 / math.sqrt(layer.in_features)
@@ -133,17 +139,16 @@ def add(model: Transformer, config: LoraConfig, *, seed: int = 0) -> None:
             layer.lora_B.weight.zero_()
 
 
-def save(
-    directory: Path, model: Transformer, config: LoraConfig, *, tokenizer_dir: Path | None = None
-) -> None:
-    """Writes the adapter alone to a new directory, all or nothing; equal weights give equal
-    bytes."""
-    tensors = {_PREFIX + name: tensor for name, tensor in adapter_state(model).items()}
-    if not tensors:
+def save(directory: Path, model: Transformer, *, tokenizer_dir: Path | None = None) -> None:
+    """Writes the adapter on `model` alone to a new directory, all or nothing; equal weights give
+    equal bytes."""
+    configs = [m.config for m in _linears(model).values() if isinstance(m, LoraLinear)]
+    if not configs:
         raise InvalidRequest("The model has no LoRA layers to save.")
+    state = {_PREFIX + n: t for n, t in model.state_dict().items() if is_adapter(n)}
     with new_directory(directory) as work:
-        write_json(work / CONFIG_FILE, config.to_json())
-        save_tensors(work / WEIGHTS_FILE, tensors, {"format": "pt"})
+        write_json(work / CONFIG_FILE, configs[0].to_json())
+        save_tensors(work / WEIGHTS_FILE, state, {"format": "pt"})
         if tokenizer_dir is not None:
             copy_text_files(tokenizer_dir, work)
 
@@ -155,32 +160,37 @@ def load(directory: Path, model: Transformer) -> LoraConfig:
     the blocks' linear layers.
     """
     config = read_config(directory)
+    state = tensors(directory, model)
+    names = [name for name in _linears(model) if f"{name}.lora_A.weight" in state]
+    there = {name.rpartition(".")[2] for name in names}
+    config = replace(config, targets=tuple(t for t in TARGETS if t in there))
+    _wrap(model, config, names)
+    model.load_state_dict(state, strict=False)
+    return config
+
+
+def tensors(directory: Path, model: Transformer) -> dict[str, Tensor]:
+    """The adapter's weights by their names in the model, float32, checked to fit `model`."""
     path = directory / WEIGHTS_FILE
     if not path.is_file() and directory.is_dir():
         refuse_pickles(sorted(p.name for p in directory.iterdir()), str(directory))
-    tensors = load_tensors(path)
-    linears = dict(_linears(model))
+    rank = read_config(directory).rank
+    stored = load_tensors(path)
     wanted: dict[str, tuple[int, int]] = {}
-    for name in linears:
-        if any(f"{_PREFIX}{name}.lora_{half}.weight" in tensors for half in "AB"):
-            layer = linears[name]
-            wanted[f"{_PREFIX}{name}.lora_A.weight"] = (config.rank, layer.in_features)
-            wanted[f"{_PREFIX}{name}.lora_B.weight"] = (layer.out_features, config.rank)
-    for key in sorted(wanted.keys() | tensors.keys()):
-        found = tuple(tensors[key].shape) if key in tensors else "missing"
-        if wanted.get(key) != found:
+    for name, layer in _linears(model).items():
+        a, b = (f"{_PREFIX}{name}.lora_{half}.weight" for half in "AB")
+        if a in stored or b in stored:
+            wanted[a], wanted[b] = (rank, layer.in_features), (layer.out_features, rank)
+    for key in sorted(wanted.keys() | stored.keys()):
+        found = tuple(stored[key].shape) if key in stored else "missing"
+        if wanted.get(key) != found or not stored[key].is_floating_point():
             raise DataError(
                 f"tensor {key!a:.120} is {found}, the base model wants "
-                f"{wanted.get(key, 'no such tensor')}.",
+                f"{wanted.get(key, 'no such tensor')} in floating point.",
                 path=str(path),
                 repair="Load it on the model that it was trained on.",
             )
-    names = [n for n in linears if f"{_PREFIX}{n}.lora_A.weight" in tensors]
-    _wrap(model, config, names)
-    state = {key.removeprefix(_PREFIX): tensor.float() for key, tensor in tensors.items()}
-    model.load_state_dict(state, strict=False)
-    there = {name.rpartition(".")[2] for name in names}
-    return replace(config, targets=tuple(t for t in TARGETS if t in there))
+    return {key.removeprefix(_PREFIX): tensor.float() for key, tensor in stored.items()}
 
 
 def read_config(directory: Path) -> LoraConfig:
@@ -228,28 +238,23 @@ def load_merged(
 
 def merge(model: Transformer) -> None:
     """Works every adapter into its base weight: plain layers again, all of them trainable."""
-    for name, layer in _linears(model):
+    for name, layer in _linears(model).items():
         if isinstance(layer, LoraLinear):
             model.set_submodule(name, layer.merged())
     model.requires_grad_(True)
 
 
-def adapter_state(model: Transformer) -> dict[str, Tensor]:
-    """The adapters' tensors by name, in the model's order."""
-    return {n: t for n, t in model.state_dict().items() if ".lora_A." in n or ".lora_B." in n}
-
-
-def _linears(model: Transformer) -> list[tuple[str, nn.Linear]]:
+def _linears(model: Transformer) -> dict[str, nn.Linear]:
     """The blocks' linear layers, with or without an adapter, by full name."""
-    return [
-        (name, module)
+    return {
+        name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and name.rpartition(".")[2] in TARGETS
-    ]
+    }
 
 
 def _wrap(model: Transformer, config: LoraConfig, names: list[str]) -> list[LoraLinear]:
-    linears = dict(_linears(model))
+    linears = _linears(model)
     if any(isinstance(layer, LoraLinear) for layer in linears.values()):
         raise InvalidRequest("The model already has an adapter: merge it first.")
     model.requires_grad_(False)
