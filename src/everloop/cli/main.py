@@ -79,9 +79,9 @@ def load(name: str) -> Command:
     module, _, attribute = lazy.target.partition(":")
     found: Any = getattr(importlib.import_module(f"everloop.cli.{module}"), attribute)
     if not isinstance(found, typer.Typer):
-        function, found = found, typer.Typer(add_completion=False)
+        function, found = found, typer.Typer()
         found.command(name)(function)
-    found.rich_markup_mode = _markup()
+    found.rich_markup_mode, found._add_completion = _markup(), False
     command: Command = typer.main.get_command(found)
     command.name = name
     command.help = command.help or lazy.help
