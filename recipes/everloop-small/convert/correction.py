@@ -107,7 +107,9 @@ class ChineseMistakes:
             return text[:i] + text[i + 1 :]
         if how < 0.95:
             return text[:i] + text[i] + text[i:]
-        return text[:i] + text[i + 1 : i + 2] + text[i] + text[i + 2 :]
+        if text[i + 1 : i + 2] not in self.sound:
+            return text
+        return text[:i] + text[i + 1] + text[i] + text[i + 2 :]
 
 
 _KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
@@ -116,7 +118,7 @@ NEIGHBOURS = {
         row[j]
         for r, row in enumerate(_KEYS)
         for j in range(len(row))
-        if (r, j) != (at, i) and abs(r - at) <= 1 and abs(j + 0.4 * r - i - 0.4 * at) <= 1
+        if (r, j) != (at, i) and abs(r - at) <= 1 and abs(j + 0.4 * r - i - 0.4 * at) < 1.01
     )
     for at, keys in enumerate(_KEYS)
     for i, c in enumerate(keys)

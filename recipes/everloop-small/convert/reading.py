@@ -237,9 +237,9 @@ def wikipedia(data: Path) -> Iterator[Item]:
                     found.append((title, text))
         found.sort(key=lambda pair: (chance(pair[0], 71), pair))
         found = varied(found)
-        for title, text in found[:TITLES]:
+        for title, text in [pair for pair in found if chance(pair[0], 74) < 0.5][:TITLES]:
             yield worded("title", lang, f"wiki-{lang}", text, title, title)
-        for title, text in found[TITLES : 2 * TITLES]:
+        for title, text in [pair for pair in found if chance(pair[0], 74) >= 0.5][:TITLES]:
             parts = sentences(text)
             first = parts[0].strip()
             if len(parts) >= 3 and first[-1] in "。." and len(first) <= len(text) * 0.6:

@@ -36,7 +36,7 @@ def parallel(en: str, zh: str, longest: int) -> bool:
         return False
     if chinese_share(zh) < 0.55 or chinese_share(en) > 0:
         return False
-    return 0.12 <= len(zh) / len(en) <= 1.2 or len(en) < 12
+    return 0.12 <= len(zh) / len(en) <= 1.2 or len(zh) < 12 > len(en)
 
 
 def items(data: Path) -> Iterator[Item]:
