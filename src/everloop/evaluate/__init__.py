@@ -1,1 +1,1 @@
-"""How good a model is, beside a simple baseline."""
+"""How good a model is: task suites with intervals and simple baselines, reports, the model card."""

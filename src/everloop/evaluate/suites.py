@@ -1,0 +1,193 @@
+"""Every suite: what it is called, where its data comes from, and what measures it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from everloop.errors import InvalidRequest, NotFound
+from everloop.evaluate import rows as files
+from everloop.evaluate.classification import Classification
+from everloop.evaluate.correction import Correction
+from everloop.evaluate.dialogue import Dialogue, prompts
+from everloop.evaluate.editing import Editing
+from everloop.evaluate.held_out import HeldOut, windows
+from everloop.evaluate.reading import Reading
+from everloop.evaluate.suite import Suite
+from everloop.evaluate.summarization import Summarization
+from everloop.evaluate.translation import Translation
+
+LANGUAGES = ("en", "zh")
+HELD_OUT, DIALOGUE = "bits-per-byte", "dialogue"
+
+KINDS: Final[Mapping[str, type[Suite]]] = {
+    "sentiment": Classification,
+    "topic": Classification,
+    "classify": Classification,
+    "spam": Classification,
+    "intent": Classification,
+    "translate": Translation,
+    "correct": Correction,
+    "summarize": Summarization,
+    "title": Summarization,
+    "answer": Reading,
+    "edit": Editing,
+}
+
+# TASK.SOURCE: (title, GitHub repository that has the data); what `all` means
+PUBLIC: Final[Mapping[str, tuple[str, str]]] = {
+    "sentiment.sst2": ("SST-2", "awake020/pytorch_Bert_sst2"),
+    "sentiment.mr": ("MR", "nltk/nltk_data"),
+    "sentiment.chnsenticorp": ("ChnSentiCorp hotels", "SophonPlus/ChineseNlpCorpus"),
+    "sentiment.waimai": ("waimai meals", "SophonPlus/ChineseNlpCorpus"),
+    "sentiment.online-shopping": ("online shopping", "SophonPlus/ChineseNlpCorpus"),
+    "topic.agnews": ("AG News", "lst11111/bert-text-classification"),
+    "topic.dbpedia": ("DBpedia", "KEAML-JLU/DeepTextClustering"),
+    "topic.toutiao": ("Toutiao", "lst11111/bert-text-classification"),
+    "topic.thucnews": ("THUCNews titles", "649453932/Chinese-Text-Classification-Pytorch"),
+    "spam.sms-spam": ("SMS spam", "hamzaaacodes/sms-spam-collection"),
+    "intent.clinc150": ("CLINC150", "clinc/oos-eval"),
+    "intent.banking77": ("Banking77", "PolyAI-LDN/task-specific-datasets"),
+    "intent.smp2019": ("SMP 2019", "InsaneLife/ChineseNLPCorpus"),
+    "translate.tatoeba-zh": ("Tatoeba, to Chinese", "DaoChaShao/py-st-dl-translater-2.0"),
+    "translate.tatoeba-en": ("Tatoeba, to English", "DaoChaShao/py-st-dl-translater-2.0"),
+    "correct.sighan": ("SIGHAN 2013 to 2015", "onebula/sighan_raw"),
+    "correct.made-zh": ("mistakes made in Tatoeba, wiki", "overweightbarracuda/science_fair2324"),
+    "correct.made-en": ("mistakes made in Tatoeba, wiki", "jason-feng/wikiVisual"),
+    "edit.words-zh": ("words replaced in Tatoeba", "DaoChaShao/py-st-dl-translater-2.0"),
+    "edit.words-en": ("words replaced in Tatoeba", "DaoChaShao/py-st-dl-translater-2.0"),
+    "title.csl": ("CSL papers", "ydli-ai/CSL"),
+    "summarize.wiki-zh": ("Wikipedia", "overweightbarracuda/science_fair2324"),
+    "summarize.wiki-en": ("Wikipedia", "jason-feng/wikiVisual"),
+    "answer.cmrc": ("CMRC 2018", "ymcui/cmrc2018"),
+    "answer.drcd": ("DRCD", "DRCKnowledgeTeam/DRCD"),
+    "answer.factbook": ("World Factbook", "factbook/factbook.json"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A suite ready to run. `files` are the SHA-256 of its data, `origin` the public place."""
+
+    name: str
+    title: str
+    task: str
+    suite: Suite
+    origin: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def names(folder: Path | None) -> list[str]:
+    """What `--suite` may be, beside `all`: the public sets and whatever the folder has."""
+    there = files.available(folder) if folder else []
+    return [HELD_OUT, DIALOGUE, *PUBLIC, *(name for name in there if name not in PUBLIC)]
+
+
+def load(
+    wanted: Sequence[str], folder: Path | None, texts: Sequence[str], limit: int
+) -> tuple[list[Measured], dict[str, str]]:
+    """The suites called for, with at most `limit` rows each (0: all); and why others of `all`
+    are missing. A name may also be a task or a source, for all of it. `texts` are held-out texts
+    for bits per byte.
+
+    Raises NotFound for a suite called by name whose data is missing, InvalidRequest for an
+    unknown one, DataError for a bad row.
+    """
+    known = names(folder)
+    called: dict[str, bool] = {}  # whether it may be missing
+    for name in wanted:
+        if name == "all":
+            called |= {each: True for each in (HELD_OUT, DIALOGUE, *PUBLIC) if each not in called}
+            continue
+        matching = [each for each in known if name in (each, *each.split(".", 1))]
+        if not matching:
+            raise InvalidRequest(
+                f"There is no suite {name!r}. There are: all, {', '.join(known)}.", param="suite"
+            )
+        called |= dict.fromkeys(matching, False)
+    found: list[Measured] = []
+    missing: dict[str, str] = {}
+    for name, may_be_missing in called.items():
+        try:
+            found.extend(_load(name, folder, texts, limit))
+        except NotFound as error:
+            if not may_be_missing:
+                raise
+            missing[name] = error.message
+    return found, missing
+
+
+def _load(name: str, folder: Path | None, texts: Sequence[str], limit: int) -> list[Measured]:
+    if name == DIALOGUE:
+        return [
+            Measured(
+                name=f"{DIALOGUE}.{lang}",
+                title="small talk",
+                task="dialogue",
+                suite=Dialogue(prompts(lang), lang),
+            )
+            for lang in LANGUAGES
+        ]
+    if name == HELD_OUT:
+        return _held_out(texts, limit)
+    if folder is None or not (folder / files.VALIDATION / f"{name}.jsonl").exists():
+        raise NotFound(_where(name, folder), param="rows")
+    return [_measured(files.load(folder, name), limit)]
+
+
+def _held_out(texts: Sequence[str], limit: int) -> list[Measured]:
+    if not texts:
+        raise NotFound(
+            "Bits per byte needs held-out text. Give the packed pretraining data with --packed "
+            "DIR (made by `everloop data pack`), or a file with --text FILE.",
+            param="packed",
+        )
+    parts = list(windows(texts))
+    found = []
+    for lang in LANGUAGES:
+        rows = files.chosen((row for row in parts if row["lang"] == lang), limit)
+        if rows:
+            found.append(
+                Measured(
+                    name=f"{HELD_OUT}.{lang}",
+                    title="held-out text",
+                    task="held-out",
+                    suite=HeldOut(rows, lang),
+                )
+            )
+    return found
+
+
+def _measured(rows: files.RowSet, limit: int) -> Measured:
+    kind = KINDS.get(rows.task)
+    if kind is None:
+        raise InvalidRequest(
+            f"validation/{rows.name}.jsonl has rows of task {rows.task!r}, which can't be "
+            f"measured. Tasks are: {', '.join(KINDS)}.",
+            param="rows",
+        )
+    files.check(rows, kind.needs)
+    first = rows.rows[0]
+    lang = str(first["target"] if rows.task == "translate" else first["lang"])
+    title, origin = PUBLIC.get(rows.name, (rows.name.split(".", 1)[-1], ""))
+    some: Sequence[dict[str, Any]] = files.chosen(rows.rows, limit)
+    return Measured(
+        name=rows.name,
+        title=title,
+        task=rows.task,
+        suite=kind(some, lang, rows.train),
+        origin=origin,
+        files=rows.files,
+    )
+
+
+def _where(name: str, folder: Path | None) -> str:
+    place = f"{folder / files.VALIDATION}/{name}.jsonl" if folder else f"Rows of {name}"
+    title, origin = PUBLIC.get(name, (name, ""))
+    return (
+        f"{place} not found. {title} comes from github.com/{origin}; with the files under "
+        "EVERLOOP_DATA, make the rows with: python recipes/everloop-small/build.py --only tasks, "
+        "and give its folder with --rows DIR."
+    )
