@@ -45,7 +45,7 @@ $(BIN)/python:
 # The stamps make the second start immediate; a change of pyproject.toml installs again.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo "Installing Everloop into $(VENV) (PyTorch is large: some minutes on the first run)"
-	@$(PIP) install --quiet --progress-bar on -e .
+	@$(PIP) install -e .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
