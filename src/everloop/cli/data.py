@@ -15,7 +15,7 @@ from everloop.cli.flags import takes_settings
 from everloop.settings import Settings
 
 if TYPE_CHECKING:
-    from everloop.data.pack import Progress
+    from everloop.data.counts import Progress
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 

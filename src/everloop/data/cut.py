@@ -4,13 +4,14 @@ a paragraph, else after a sentence, else between characters."""
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from everloop.model.tokenizer import Tokenizer
 
-Ids = npt.NDArray[np.int64]
+Ids = npt.NDArray[np.integer[Any]]
 _SENTENCE_ENDS = tuple(mark.encode() for mark in "。！？；…!?;.")
 
 

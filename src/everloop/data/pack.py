@@ -13,9 +13,8 @@ import json
 import os
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,13 @@ from typing import Any
 import numpy as np
 
 from everloop.data import sources as specs
-from everloop.data.clean import clean
-from everloop.data.cut import Cutter
+from everloop.data.counts import Counts, Progress
 from everloop.data.dedup import Deduplicator
+from everloop.data.documents import Document, Intake
+from everloop.data.encode import Encoder, Ids, Mask, chosen_for_fim
 from everloop.data.encoding import Note
 from everloop.data.files import disk_errors, sha256_file, sync_directory, write_atomic
-from everloop.data.language import language
-from everloop.data.read import Refuse, Row
+from everloop.data.row import Refuse, Row
 from everloop.data.shards import (
     FORMAT_VERSION,
     MANIFEST,
@@ -40,9 +39,8 @@ from everloop.data.shards import (
     token_type,
 )
 from everloop.data.sources import Source
-from everloop.data.split import SPLITS, document_hash, split_of
+from everloop.data.split import SPLITS
 from everloop.errors import DataError, InvalidRequest
-from everloop.model.tokenizer import END_OF_TEXT, Tokenizer
 
 __all__ = ["PackOptions", "PackedDataset", "Progress", "pack"]
 
@@ -80,69 +78,6 @@ class PackOptions:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a pack is; `text_bytes` of `total_bytes` are read."""
-
-    source: str
-    text_bytes: int
-    total_bytes: int
-    tokens: int
-    documents: int
-    seconds: float
-    """Since this process began; `resumed_bytes` were read by an earlier one."""
-    resumed_bytes: int
-
-    @property
-    def eta(self) -> float | None:
-        """Seconds left, or None before there is a rate."""
-        done = self.text_bytes - self.resumed_bytes
-        return (self.total_bytes - self.text_bytes) * self.seconds / done if done else None
-
-
-@dataclass(slots=True, kw_only=True)
-class Counts:
-    """What happened to the rows of one source."""
-
-    rows: int = 0
-    text_bytes: int = 0
-    refused: int = 0
-    not_in_subset: int = 0
-    too_short: int = 0
-    exact_duplicates: int = 0
-    near_duplicates: int = 0
-    documents: list[int] = field(default_factory=lambda: [0, 0])
-    pieces: list[int] = field(default_factory=lambda: [0, 0])
-    tokens: list[int] = field(default_factory=lambda: [0, 0])
-    bytes: list[int] = field(default_factory=lambda: [0, 0])
-    languages: Counter[str] = field(default_factory=Counter)
-    cleaned: Counter[str] = field(default_factory=Counter)
-
-    def state(self) -> dict[str, Any]:
-        """Its JSON form."""
-        state = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {
-            k: dict(sorted(v.items())) if isinstance(v, Counter) else v for k, v in state.items()
-        }
-
-    @classmethod
-    def load(cls, state: dict[str, Any]) -> Counts:
-        """From its JSON form."""
-        values: dict[str, Any] = {
-            k: Counter(v) if isinstance(v, dict) else v for k, v in state.items()
-        }
-        return cls(**values)
-
-
-@dataclass(frozen=True, slots=True)
-class _Document:
-    """A document let through, on its way to the shards."""
-
-    text: str
-    value: int
-    split: int
-
-
 def pack(
     sources: tuple[Source, ...],
     tokenizer_dir: Path,
@@ -160,7 +95,7 @@ def pack(
     row raises DataError unless `on_refusal` takes it.
     """
     options = options or PackOptions()
-    tokenizer = Tokenizer.load(tokenizer_dir)
+    encoder = Encoder(tokenizer_dir, options.max_tokens)
     identity = _identity(sources, tokenizer_dir, options)
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     if out_dir.exists():
@@ -168,7 +103,7 @@ def pack(
     partial = out_dir.with_name(out_dir.name + ".partial")
     with disk_errors(out_dir):
         partial.mkdir(parents=True, exist_ok=True)
-        run = _Run(sources, tokenizer, partial, options, fingerprint, identity)
+        run = _Run(sources, encoder, partial, options, fingerprint, identity)
         run.on_progress, run.on_note, run.on_refusal = on_progress, on_note, on_refusal
         run.checkpoint_seconds = checkpoint_seconds
         manifest = run.run()
@@ -222,19 +157,17 @@ class _Run:
     def __init__(
         self,
         sources: tuple[Source, ...],
-        tokenizer: Tokenizer,
+        encoder: Encoder,
         partial: Path,
         options: PackOptions,
         fingerprint: str,
         identity: dict[str, Any],
     ) -> None:
-        self.sources, self.tokenizer, self.partial = sources, tokenizer, partial
+        self.sources, self.encoder, self.partial = sources, encoder, partial
         self.options, self.fingerprint, self.identity = options, fingerprint, identity
-        end = tokenizer.token_to_id(END_OF_TEXT)
-        self.end = end if end is not None else tokenizer.eos_ids[0]
-        self.dtype = token_type(tokenizer.vocab_size)
+        self.vocab_size = encoder.tokenizer.vocab_size
+        self.dtype = token_type(self.vocab_size)
         self.masked = any(source.kind == "examples" for source in sources)
-        self.cutter = Cutter(tokenizer)
         self.writers = [
             ShardWriter(
                 partial,
@@ -269,80 +202,75 @@ class _Run:
 
     def _pack_file(self, source: Source, path: Path) -> None:
         counts = self.counts[self.source]
-        for batch in self._batches(source, path):
-            documents = [d for row in batch if (d := self._accept(source, counts, row))]
-            self._write(documents, counts)
+        skipping = self.row > 0
+
+        def refuse(error: DataError) -> None:
+            if skipping:  # counted before the interruption
+                return
+            if self.on_refusal is None:
+                raise error
+            counts.refused += 1
+            self.on_refusal(error)
+
+        intake = Intake(
+            source,
+            counts,
+            self.seen,
+            refuse,
+            size=self.sizes[self.source],
+            seed=self.options.seed,
+            val_fraction=self.options.val_fraction,
+        )
+        rows = specs.rows(source, path, on_note=self.on_note, on_refusal=refuse)
+        for _ in islice(rows, self.row):
+            pass
+        skipping = False
+        for batch in _batches(rows):
+            documents = intake.accept(batch)
+            if source.kind == "examples":
+                self._write_examples(documents, counts, refuse)
+            else:
+                self._write_texts(documents, counts, source.fim_rate)
             self.row += len(batch)
             self._report(source)
             if time.monotonic() - self.saved > self.checkpoint_seconds:
                 self._checkpoint()
 
-    def _batches(self, source: Source, path: Path) -> Iterator[list[Row]]:
-        counts = self.counts[self.source]
-        skipping = self.row
+    def _write_texts(self, documents: list[Document], counts: Counts, fim_rate: float) -> None:
+        pieces: list[tuple[Document, Ids]] = []
+        rewrite: list[tuple[int, int]] = []
+        for document, cut in self.encoder.texts(documents):
+            for number, piece in enumerate(cut):
+                value = chosen_for_fim(document, number, fim_rate)
+                if value is not None:
+                    rewrite.append((len(pieces), value))
+                pieces.append((document, piece))
+            self._count(document, counts, len(cut))
+        if rewrite:
+            replaced = self.encoder.fill_in_middle([(pieces[i][1], v) for i, v in rewrite])
+            for (i, _), ids in zip(rewrite, replaced, strict=True):
+                if ids is not None:
+                    pieces[i] = (pieces[i][0], ids)
+                    counts.fim_pieces += 1
+        for document, ids in pieces:
+            self._add(document, counts, ids, None)
 
-        def refused(error: DataError) -> None:
-            if self.on_refusal is None:
-                raise error
-            if not skipping:  # else counted before the interruption
-                counts.refused += 1
-                self.on_refusal(error)
+    def _write_examples(
+        self, documents: list[Document], counts: Counts, refuse: Callable[[DataError], None]
+    ) -> None:
+        for document, ids, mask in self.encoder.examples(documents, refuse):
+            self._count(document, counts, 1)
+            self._add(document, counts, ids, mask)
 
-        self._refused = refused
-        rows = specs.rows(source, path, on_note=self.on_note, on_refusal=refused)
-        for _ in islice(rows, skipping):
-            pass
-        skipping = 0
-        batch: list[Row] = []
-        chars = 0
-        for row in rows:
-            batch.append(row)
-            chars += _size(row)
-            if chars >= _BATCH_CHARS or len(batch) >= _BATCH_ROWS:
-                yield batch
-                batch, chars = [], 0
-        if batch:
-            yield batch
+    def _count(self, document: Document, counts: Counts, pieces: int) -> None:
+        counts.documents[document.split] += 1
+        counts.pieces[document.split] += pieces
+        counts.bytes[document.split] += specs.length(document.text)
 
-    def _accept(self, source: Source, counts: Counts, row: Row) -> _Document | None:
-        """The row as a document, unless a filter leaves it out."""
-        counts.rows += 1
-        try:
-            text = specs.text_of(source, row)
-        except DataError as error:
-            self._refused(error)
-            return None
-        counts.text_bytes += _bytes(text)
-        part = specs.subset_part(source, self.sizes[self.source])
-        if part < 1 and (
-            sum(counts.bytes) >= source.max_bytes
-            or not specs.chosen(document_hash(text), part, self.options.seed)
-        ):
-            counts.not_in_subset += 1
-            return None
-        text = clean(text, source.clean, counts.cleaned)
-        if len(text) < max(1, source.min_chars):
-            counts.too_short += 1
-            return None
-        value = document_hash(text, self.options.seed)
-        if source.dedup != "none" and self.seen.check(value):
-            counts.exact_duplicates += 1
-            return None
-        split = split_of(value, self.options.val_fraction)
-        counts.documents[split] += 1
-        counts.bytes[split] += _bytes(text)
-        counts.languages[source.lang or language(text)] += 1
-        return _Document(text, value, split)
-
-    def _write(self, documents: list[_Document], counts: Counts) -> None:
-        encoded = self.tokenizer.encode_batch([d.text for d in documents])
-        for document, ids in zip(documents, encoded, strict=True):
-            ids.append(self.end)
-            split = document.split
-            for piece in self.cutter.cut(np.array(ids), self.options.max_tokens):
-                self.writers[split].add(piece, None, self.source)
-                counts.pieces[split] += 1
-                counts.tokens[split] += len(piece)
+    def _add(self, document: Document, counts: Counts, ids: Ids, mask: Mask | None) -> None:
+        self.writers[document.split].add(ids, mask, self.source)
+        counts.tokens[document.split] += len(ids)
+        counts.targets[document.split] += len(ids) if mask is None else int(mask.sum())
 
     def _report(self, source: Source) -> None:
         if self.on_progress is None:
@@ -414,12 +342,12 @@ class _Run:
             "fingerprint": self.fingerprint,
             "dtype": self.dtype,
             "masked": self.masked,
-            "end_of_document": self.end,
-            "vocab_size": self.tokenizer.vocab_size,
+            "end_of_document": self.encoder.end,
+            "vocab_size": self.vocab_size,
             "tokenizer_sha256": self.identity["tokenizer_sha256"],
             "options": self.identity["options"],
             "sources": [
-                {**described, **_by_split(counts)}
+                {**described, **counts.described()}
                 for described, counts in zip(self.identity["sources"], self.counts, strict=True)
             ],
             "splits": {
@@ -427,6 +355,7 @@ class _Run:
                     "tokens": totals[number],
                     "documents": sum(c.documents[number] for c in self.counts),
                     "pieces": sum(c.pieces[number] for c in self.counts),
+                    "targets": sum(c.targets[number] for c in self.counts),
                     "bytes": sum(c.bytes[number] for c in self.counts),
                     "shards": [self._describe(split, i) for i in range(shards[number])],
                 }
@@ -447,19 +376,16 @@ class _Run:
         }
 
 
-def _by_split(counts: Counts) -> dict[str, Any]:
-    """Counts as the manifest has them: numbers a split under the split's name."""
-    state = counts.state()
-    for key in ("documents", "pieces", "tokens", "bytes"):
-        state[key] = dict(zip(SPLITS, state[key], strict=True))
-    return state
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def _size(row: Row) -> int:
-    if isinstance(row.value, str):
-        return len(row.value)
-    return sum(len(v) for v in row.value.values() if isinstance(v, str))
+def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    """Rows in lists of about a megabyte: enough to keep the encoder's threads busy."""
+    batch: list[Row] = []
+    chars = 0
+    for row in rows:
+        batch.append(row)
+        values = (row.value,) if isinstance(row.value, str) else row.value.values()
+        chars += sum(len(v) for v in values if isinstance(v, str))
+        if chars >= _BATCH_CHARS or len(batch) >= _BATCH_ROWS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch

@@ -15,13 +15,14 @@ from __future__ import annotations
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from dataclasses import field as with_default
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from everloop.data.clean import clean, steps_of
 from everloop.data.encoding import Note
+from everloop.data.layouts import LAYOUTS, find_layout
 from everloop.data.read import FORMATS, Refuse, Row, Unit, read
 from everloop.data.split import document_hash, mix, share
 from everloop.errors import DataError, EverloopError, InvalidRequest, NotFound
@@ -51,6 +52,8 @@ class Source:
     """Layout of example rows (`formats`); None: detected."""
     columns: Mapping[str, str] = with_default(default_factory=dict)
     """Which column plays which part, for example rows with other names."""
+    labels: Mapping[str, str] = with_default(default_factory=dict)
+    """What the values of a label column are called, in the order in which they are offered."""
     task: str = ""
     lang: str = ""
     weight: float = 1.0
@@ -67,7 +70,10 @@ class Source:
 
 
 def load(path: Path, root: Path | None = None) -> tuple[Source, ...]:
-    """Sources of the spec at `path`; globs are looked up under `root`, then beside the spec."""
+    """Sources of the spec at `path`; globs are looked up under `root`, then beside the spec. A
+    path that isn't a .toml is a data file: a single source with the usual settings."""
+    if path.suffix != ".toml":
+        return (single(path),)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -85,6 +91,19 @@ def load(path: Path, root: Path | None = None) -> tuple[Source, ...]:
     if twice := [name for name, n in names.items() if n > 1]:
         raise InvalidRequest(f"{path}: two sources are named {twice[0]!r}.", param="name")
     return found
+
+
+def single(path: Path) -> Source:
+    """One file as a source: examples where its first row has the columns of one, else text."""
+    source = Source(name=path.name.partition(".")[0], files=(path,), clean=steps_of(True))
+    first = next(rows(source, path, on_refusal=_ignore), None)
+    if first is None or isinstance(first.value, str) or set(first.value) == {"text"}:
+        return source
+    try:
+        find_layout(first)
+    except DataError:
+        return source
+    return replace(source, kind="examples", clean=())
 
 
 def _source(entry: dict[str, Any], path: Path, roots: list[Path]) -> Source:
@@ -139,12 +158,29 @@ def _columns(value: object) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _named(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise TypeError(f'is {value!r}: must be a table such as {{text = "review"}}')
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"is {value!r}: must be text")
+    return value
+
+
 _CONVERT: dict[str, Callable[[Any], Any]] = {
     "kind": _one_of(*get_args(Kind)),
     "format": _one_of(*FORMATS),
     "unit": _one_of(*get_args(Unit)),
     "dedup": _one_of(*get_args(Dedup)),
     "field": _columns,
+    "columns": _named,
+    "labels": _named,
+    "layout": _one_of(*LAYOUTS),
+    "task": _text,
+    "lang": _text,
     "weight": _number(0.0),
     "max_bytes": _number(0),
     "min_chars": _number(0),
@@ -218,11 +254,11 @@ def size_of(source: Source) -> int:
         for row in rows(source, path, on_refusal=_ignore):
             if isinstance(row.value, str) or source.kind == "text":
                 try:
-                    total += _length(text_of(source, row))
+                    total += length(text_of(source, row))
                 except DataError:
                     continue  # reported where the row is used
             else:
-                total += sum(_length(v) for v in _strings(row.value))
+                total += sum(length(v) for v in _strings(row.value))
     return total
 
 
@@ -230,7 +266,8 @@ def _ignore(error: DataError) -> None:
     """Sizes are estimates; the row is reported where it is used."""
 
 
-def _length(text: str) -> int:
+def length(text: str) -> int:
+    """Bytes of the text in UTF-8."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
@@ -296,6 +333,6 @@ def _subset(
             if len(text) < source.min_chars:
                 continue
             yield text
-            budget -= _length(text)
+            budget -= length(text)
             if budget <= 0:
                 return
