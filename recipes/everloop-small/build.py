@@ -27,6 +27,7 @@ from everloop.data.files import write_atomic
 VALIDATION_ROWS = 2000  # a source; more would only cost time
 EXAMPLE_ROWS = 40_000
 RAW_FRACTION = 0.03
+LEARNT = ("translate", "correct")  # beside sets with labels: tasks whose baselines learn from rows
 EXAMPLE_CHARS = {"zh": 700, "en": 1800}  # about 500 tokens
 
 
@@ -79,7 +80,7 @@ def build_tasks(data: Path, out: Path) -> None:
     for (at, name), rows in sorted(measured.items()):
         if at == "validation":
             held[name] = write(out / "validation" / f"{name}.jsonl", rows, VALIDATION_ROWS)
-        elif "label" in rows[0]:
+        elif "label" in rows[0] or rows[0]["task"] in LEARNT:
             write(out / "train" / f"{name}.jsonl", rows)
     print(f"{'source':<30}{'zh rows':>8}{'en rows':>8}{'characters':>12}{'validation':>11}")
     total: Counter[str] = Counter()
