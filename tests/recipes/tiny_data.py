@@ -109,7 +109,15 @@ def files() -> dict[str, list[Any] | str | Any]:
         "dialogue/zh_lccc_base_valid.jsonl": chat,
         "dialogue/zh_kdconv_dev.jsonl": [{"turns": zh[i : i + 4]} for i in range(0, N, 4)],
         "dialogue/zh_crosswoz_val.jsonl": [
-            {"turns": [["usr", zh[i]], ["sys", zh[i + 1]]]} for i in range(0, N, 2)
+            {
+                "turns": [
+                    ["usr", f"{z}这家餐馆的电话是多少？"],
+                    ["sys", f"电话是010-{i}。"],
+                    ["usr", "这家餐馆的评分呢？"],
+                    ["sys", f"评分是{i}分，很不错。"],
+                ]
+            }
+            for i, z in enumerate(zh)
         ],
         "dialogue/en_taskmaster4.jsonl": service,
         "editing/en_codespell_dictionary.txt": "bokks->books\nhuose->house\nx->a, b",

@@ -64,7 +64,7 @@ class ChineseMistakes:
             parts = line.rstrip("\r").split("\t")
             if not line.startswith("#") and parts[0] in common:
                 # The same tone twice: it is confused more often than another tone.
-                alike = [*parts[1], *parts[1], *(parts[2] if len(parts) > 2 else "")]
+                alike = 2 * parts[1] + (parts[2] if len(parts) > 2 else "")
                 self.sound[parts[0]] = "".join(c for c in alike if c in common)
         self.shape: dict[str, str] = {}
         for line in load_lines(data, "editing/zh_confusion_SimilarShape_simplied.txt.zst"):

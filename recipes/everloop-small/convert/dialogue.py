@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from convert.common import Item, Messages, chinese_share, load_rows, side, turns
+from convert.common import Item, Messages, chance, chinese_share, load_rows, side, turns
 
 _NOISE = re.compile(
     r"http|www|@|#|\[|\]|【|】|回复|转发|微博|粉丝|楼主|链接|图片|视频|截图|头像|评论|关注|小号|打榜"
@@ -119,7 +119,10 @@ def services(data: Path) -> Iterator[Item]:
             start = knowing_nothing(said)[:8]
             start = start[: len(start) // 2 * 2]
             parts = [start]
-            if source == "sgd" and len(said) % 2 == 0 and knowing_nothing(said[-2:]):
+            polite = (
+                source == "sgd" and len(said) % 2 == 0 and chance(row["id"] + said[-1], 81) < 0.12
+            )
+            if polite and knowing_nothing(said[-2:]):
                 parts.append(said[-2:])
             for part in parts:
                 if part:

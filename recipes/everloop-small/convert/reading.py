@@ -7,6 +7,7 @@ import html
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,36 @@ def triples(data: Path) -> Iterator[Item]:
             yield answered("zh", "kgclue", passage, question, [value] if known else [], thing)
 
 
+_THING = re.compile(r"餐馆|酒店|景点")
+_ASKED = re.compile(r"地址|电话|评分|门票|票价|价格|营业时间|游玩时间|人均消费")
+_WISH = re.compile(r"推荐|找|以上|以下|符合|周边|附近|要求|哪个|哪家")
+
+
+def desks(data: Path) -> Iterator[Item]:
+    """CrossWOZ: what a desk says about one restaurant, hotel or sight, as a passage; and the
+    customer's questions about it. A question whose fact is taken out can't be answered."""
+    for row in load_rows(data, "dialogue/zh_crosswoz_val.jsonl.zst"):
+        said = [text.strip() for _, text in row["turns"]]
+        told: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
+        thing = ""
+        for asked, reply in pairwise(said):
+            thing = (_THING.findall(asked) or [thing])[-1]
+            what = _ASKED.search(asked)
+            if not thing or not what or len(asked) > 40 or _WISH.search(asked):
+                continue
+            if said_so := re.search(rf"{what[0]}(是|在|为)[^，。！？；,\n]{{2,40}}", reply):
+                told[thing][what[0]] = (asked, said_so[0].replace("是在", "在") + "。")
+        for thing, facts in told.items():
+            for name, (asked, fact) in facts.items():
+                others = [other for other_name, (_, other) in facts.items() if other_name != name]
+                if not others:
+                    continue
+                known = chance(asked + fact, 75) >= UNANSWERED
+                shown = shuffled([*([fact] if known else []), *others], fact, 76)
+                passage = f"{thing}的信息：{''.join(shown)}"
+                yield answered("zh", "crosswoz", passage, asked, [fact] if known else [], said[0])
+
+
 # path in the factbook, the sentence, the questions
 FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Government/Capital/name", "The capital of {c} is {v}.",
@@ -201,6 +232,9 @@ def countries(data: Path) -> Iterator[Item]:
                 )
 
 
+_ADULT = re.compile(r"AV女|色情|成人影片|情色|pornograph", re.IGNORECASE)
+
+
 def opening(text: str) -> str:
     """The first paragraph, without empty brackets and pronunciations."""
     first = text.strip().split("\n")[0]
@@ -233,7 +267,12 @@ def wikipedia(data: Path) -> Iterator[Item]:
                 title = re.sub(r"\s*[（(].*", "", row["title"]).strip()
                 text = cut(opening(row["text"]), 180 if lang == "zh" else 500)
                 whole = text[-1:] in ("。", ".") and len(text) > 4 * len(title)
-                if whole and 2 <= len(title) <= longest and title in text:
+                if (
+                    whole
+                    and not _ADULT.search(text)
+                    and 2 <= len(title) <= longest
+                    and title in text
+                ):
                     found.append((title, text))
         found.sort(key=lambda pair: (chance(pair[0], 71), pair))
         found = varied(found)
@@ -294,5 +333,5 @@ def rows_key(key: str, texts: Sequence[str]) -> str:
 
 def items(data: Path) -> Iterator[Item]:
     """All of them."""
-    for part in (spans, triples, countries, wikipedia, papers, paraphrases):
+    for part in (spans, triples, desks, countries, wikipedia, papers, paraphrases):
         yield from part(data)
