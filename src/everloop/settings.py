@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from everloop import units
 from everloop.errors import InvalidRequest
 
 PROJECT_FILE = "everloop.toml"
@@ -48,8 +48,8 @@ class Spec:
             return "not set"
         if self.kind == "secret":
             return "set (hidden)"
-        if self.kind == "bytes" and value % 1024 == 0:
-            return f"{value // 2**20}MiB" if value % 2**20 == 0 else f"{value // 2**10}KiB"
+        if self.kind == "bytes":
+            return units.show_size(value)
         return f"{value:g}s" if self.kind == "seconds" else str(value)
 
 
@@ -244,6 +244,13 @@ def unknown_environment() -> dict[str, str]:
     }
 
 
+_NUMBERS: Mapping[str, Callable[[str | float], float]] = {
+    "int": units.whole,
+    "bytes": units.size,
+    "seconds": units.seconds,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _File:
     path: Path
@@ -301,35 +308,6 @@ def _parse(spec: Spec, raw: object, origin: str, folder: Path) -> Any:
     if not isinstance(raw, str):
         raise _bad(spec, raw, origin, "give a text in quotes")
     return raw.rstrip("/") if spec.kind == "url" else raw
-
-
-def _whole(raw: str | float) -> int:
-    if isinstance(raw, float):
-        raise ValueError
-    return int(raw)
-
-
-def _bytes(raw: str | float) -> int:
-    match = re.fullmatch(r"(\d+)\s*([KMG]?)(i?)B?", str(raw).strip(), re.IGNORECASE)
-    if match is None:
-        raise ValueError
-    thousands = 1 if not match[2] else "kmg".index(match[2].lower()) + 2
-    unit: int = (1024 if match[3] else 1000) ** (thousands - 1)
-    return int(match[1]) * unit
-
-
-def _seconds(raw: str | float) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*(|ms|s|m|h)", str(raw).strip())
-    if match is None:
-        raise ValueError
-    return float(match[1]) * {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}[match[2]]
-
-
-_NUMBERS: Mapping[str, Callable[[str | float], float]] = {
-    "int": _whole,
-    "bytes": _bytes,
-    "seconds": _seconds,
-}
 
 
 def _check(spec: Spec, value: Any, origin: str) -> None:

@@ -8,12 +8,10 @@ catches every name with that beginning; the exact and the longest win.
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,44 +19,16 @@ import sqlalchemy as sa
 
 import everloop
 from everloop.errors import InvalidRequest, NotFound
-from everloop.settings import Settings
 from everloop.store import files
 from everloop.store.database import Database
+from everloop.store.names import DEFAULT, EMBEDDED, ModelVersion, Names, check_alias, check_name
 from everloop.store.tables import aliases as alias_table
 from everloop.store.tables import models as model_table
 
+__all__ = ["EMBEDDED_DIR", "ModelVersion", "Registry", "embedded_models"]
+
 EMBEDDED_DIR = Path(everloop.__file__).parent / "models"
-EMBEDDED = "embedded"  # the version of a model that comes with the program
-DEFAULT = "default"  # the alias that the setting `model` decides
 FRESH_SECONDS = 1.0
-
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:-]*[A-Za-z0-9])?(?:/[A-Za-z0-9._-]*[A-Za-z0-9])?")
-_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*\*?")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelVersion:
-    """One immutable version of a model, with the folder of its files."""
-
-    name: str
-    version: str
-    path: Path
-    kind: Literal["full", "lora"]
-    base: str | None  # NAME@VERSION below a LoRA
-    source: str  # where it came from, in words: a hub id, a folder, a run
-    created: int  # Unix seconds
-    sha256: str  # of the folder, as store.files.folder_sha256 defines it
-
-    @property
-    def id(self) -> str:
-        return f"{self.name}@{self.version}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    time: float
-    versions: Mapping[str, tuple[ModelVersion, ...]]  # newest last
-    aliases: Mapping[str, str]
 
 
 class Registry:
@@ -77,19 +47,19 @@ class Registry:
         self._db = db
         self._embedded = embedded_models(embedded_dir)
         self._default = default_model
-        self._cached: _Snapshot | None = None
+        self._cached: Names | None = None
         self.folder = db.home / "models"
 
     def resolve(self, name: str) -> ModelVersion | None:
         """The version that a name, NAME@VERSION or alias stands for, or None."""
-        found = self._resolve(name, self._snapshot())
-        return found or self._resolve(name, self._snapshot(fresh=True))
+        found = self._names().resolve(name)
+        return found or self._names(fresh=True).resolve(name)
 
     def get(self, name: str) -> ModelVersion:
         """As `resolve`, raising NotFound with what there is."""
         found = self.resolve(name)
         if found is None:
-            there = ", ".join(sorted(self._snapshot().versions)) or "none"
+            there = ", ".join(sorted(self._names().versions)) or "none"
             raise NotFound(
                 f"The model `{name}` does not exist. There is: {there}.",
                 param="model",
@@ -99,12 +69,12 @@ class Registry:
 
     def list_models(self) -> list[ModelVersion]:
         """Every version, by name, oldest first."""
-        versions = self._snapshot(fresh=True).versions
+        versions = self._names(fresh=True).versions
         return [version for name in sorted(versions) for version in versions[name]]
 
     def aliases(self) -> dict[str, str]:
         """Alias to target, with `default` first; keys ending in * are prefixes."""
-        return {DEFAULT: self._default, **self._snapshot().aliases}
+        return {DEFAULT: self._default, **self._names().aliases}
 
     def register(
         self,
@@ -122,7 +92,7 @@ class Registry:
         leaves no version. Raises InvalidRequest (bad or taken name, empty folder), NotFound
         (`base`), DatabaseFailed.
         """
-        _check_name(name)
+        check_name(name)
         if not path.is_dir() or not any(path.iterdir()):
             raise InvalidRequest(f"{path} is no folder with model files in it.", param="path")
         if (kind == "lora") != (base is not None):
@@ -171,15 +141,15 @@ class Registry:
 
         Raises NotFound; InvalidRequest if the program brought it, or something still needs it.
         """
-        snapshot = self._snapshot(fresh=True)
+        names = self._names(fresh=True)
         stem, _, number = name.partition("@")
-        chosen = [v for v in snapshot.versions.get(stem, ()) if number in ("", v.version)]
+        chosen = [v for v in names.versions.get(stem, ()) if number in ("", v.version)]
         if not chosen:
             raise NotFound(f"No model `{name}`. `everloop models list` shows them.", param="model")
         gone = [v for v in chosen if v.version != EMBEDDED]
         if not gone:
             raise InvalidRequest(f"`{name}` is part of the program and stays.", param="model")
-        self._check_unused(gone, snapshot)
+        self._check_unused(gone, names)
         with self._db.write() as connection:
             for version in gone:
                 connection.execute(
@@ -200,30 +170,19 @@ class Registry:
 
         Raises InvalidRequest (bad name, a model's name, a circle), NotFound (target).
         """
-        snapshot = self._snapshot(fresh=True)
-        if alias == DEFAULT:
-            raise InvalidRequest(
-                "`default` follows the setting `model`: set EVERLOOP_MODEL, or `model` in "
-                "config.toml.",
-                param="alias",
-            )
-        if not _ALIAS.fullmatch(alias):
-            raise InvalidRequest(
-                f"`{alias}` can't be an alias: use letters, digits and ._:/- and at most one * "
-                "at the end.",
-                param="alias",
-            )
-        if alias in snapshot.versions:
+        names = self._names(fresh=True)
+        check_alias(alias)
+        if alias in names.versions:
             raise InvalidRequest(
                 f"`{alias}` is a model's own name: choose another alias.", param="alias"
             )
-        if self._resolve(target, snapshot) is None:
+        if names.resolve(target) is None:
             raise NotFound(
                 f"No model or alias `{target}` to point at. `everloop models list` shows them.",
                 param="target",
             )
-        changed = {**snapshot.aliases, alias: target}
-        if self._resolve(alias.rstrip("*"), _Snapshot(0.0, snapshot.versions, changed)) is None:
+        changed = {**names.aliases, alias: target}
+        if replace(names, aliases=changed).resolve(alias.rstrip("*")) is None:
             raise InvalidRequest(f"`{alias}` would point back at itself.", param="target")
         with self._db.write() as connection:
             connection.execute(alias_table.delete().where(alias_table.c.alias == alias))
@@ -243,7 +202,7 @@ class Registry:
     def _path(self, name: str, number: int) -> Path:
         return self.folder / name.replace("/", "--").replace(":", "+") / str(number)
 
-    def _snapshot(self, *, fresh: bool = False) -> _Snapshot:
+    def _names(self, *, fresh: bool = False) -> Names:
         cached = self._cached
         now = time.monotonic()
         if not fresh and cached is not None and now - cached.time < FRESH_SECONDS:
@@ -265,32 +224,25 @@ class Registry:
                 sha256=row.sha256,
             )
             versions[row.name] = (*versions.get(row.name, ()), version)
-        self._cached = _Snapshot(now, versions, {row.alias: row.target for row in pairs})
+        self._cached = Names(
+            time=now,
+            versions=versions,
+            aliases={row.alias: row.target for row in pairs},
+            default=self._default,
+        )
         return self._cached
 
-    def _resolve(self, name: str, snapshot: _Snapshot) -> ModelVersion | None:
-        for _ in range(8):  # longer chains are circles
-            stem, _, number = name.partition("@")
-            for version in reversed(snapshot.versions.get(stem, ())):
-                if number in ("", version.version):
-                    return version
-            target = self._default if name == DEFAULT else _follow(name, snapshot.aliases)
-            if target is None:
-                return None
-            name = target
-        return None
-
-    def _check_unused(self, gone: list[ModelVersion], snapshot: _Snapshot) -> None:
+    def _check_unused(self, gone: list[ModelVersion], names: Names) -> None:
         lost = {version.id for version in gone}
         left = {
             name: tuple(v for v in versions if v.id not in lost)
-            for name, versions in snapshot.versions.items()
+            for name, versions in names.versions.items()
         }
-        after = _Snapshot(0.0, left, snapshot.aliases)
+        after = replace(names, versions=left)
         dangling = [
             f"`{alias}`"
-            for alias, target in snapshot.aliases.items()
-            if self._resolve(target, snapshot) and not self._resolve(target, after)
+            for alias, target in names.aliases.items()
+            if names.resolve(target) and not after.resolve(target)
         ]
         if dangling:
             raise InvalidRequest(
@@ -304,27 +256,6 @@ class Registry:
                     raise InvalidRequest(
                         f"`{version.id}` is a LoRA on it: remove that first.", param="model"
                     )
-
-
-def open_registry(settings: Settings) -> Registry:
-    """The registry of the home and default model that the settings name."""
-    return Registry(Database(settings.home), default_model=settings.model)
-
-
-def _follow(name: str, aliases: Mapping[str, str]) -> str | None:
-    if name in aliases:
-        return aliases[name]
-    prefixes = [a for a in aliases if a.endswith("*") and name.startswith(a[:-1])]
-    return aliases[max(prefixes, key=len)] if prefixes else None
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name) or "--" in name or len(name) > 128 or name == DEFAULT:
-        raise InvalidRequest(
-            f"`{name}` can't be a model's name: use letters, digits and ._:- (no --), with one / "
-            "at most.",
-            param="name",
-        )
 
 
 def _bring(path: Path, incoming: Path, *, move: bool) -> None:
