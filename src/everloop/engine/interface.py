@@ -60,6 +60,10 @@ class GenerateRequest:
     request_id: str = ""  # for logs
 
 
+TopToken = tuple[str, bytes, float]
+"""A likely token: text, bytes, log-probability."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprob:
     """One token with its log-probability under the model before temperature and penalties."""
@@ -68,7 +72,7 @@ class TokenLogprob:
     bytes: bytes
     id: int | None  # None from a remote engine that doesn't tell
     logprob: float | None  # None: first token of an echoed prompt, or not asked for
-    top: tuple[tuple[str, bytes, float], ...] = ()  # (text, bytes, logprob), best first
+    top: tuple[TopToken, ...] = ()  # best first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

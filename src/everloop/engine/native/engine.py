@@ -1,0 +1,322 @@
+"""The native engine as the rest of the program sees it: requests in, a child process behind.
+
+This side imports no torch. It checks and encodes requests, keeps the list of those under way, and
+starts the worker again when it dies or hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from everloop.engine.interface import (
+    Embedding,
+    Engine,
+    EngineStatus,
+    GenerateRequest,
+    Generation,
+    ModelInfo,
+    Prompt,
+    Score,
+    ScoreRequest,
+)
+from everloop.engine.native.frames import Message
+from everloop.engine.native.generation import NativeGeneration, Pending, Reply
+from everloop.engine.native.options import NativeOptions
+from everloop.engine.native.process import Process
+from everloop.engine.native.prompts import Prompts
+from everloop.errors import EngineUnavailable, EverloopError, InvalidRequest, Overloaded
+
+log = logging.getLogger(__name__)
+
+BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Pauses before the worker is started again, longer for each one that died young."""
+
+STABLE_SECONDS = 30.0
+"""A worker that lived this long did not die young."""
+
+
+class NativeEngine(Engine):
+    """Runs the model of a directory (Hugging Face layout) in a child process."""
+
+    def __init__(
+        self,
+        model_dir: Path,
+        model_id: str,
+        options: NativeOptions | None = None,
+        *,
+        created: int = 0,
+    ) -> None:
+        self._directory = model_dir.absolute()
+        self._options = options or NativeOptions()
+        self._created = created
+        self._prompts: Prompts | None = None
+        self._process: Process | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._first_start: asyncio.Future[None] | None = None
+        self._pending: dict[int, Pending] = {}
+        self._keys = itertools.count(1)
+        self._counts = (0, 0, 0, 0)
+        self._restarts, self._start_seconds = 0, 5.0
+        self._detail = "not started"
+        self.info = ModelInfo(id=model_id, context_length=0, vocab_size=None, created=created)
+
+    async def start(self) -> None:
+        if self._supervisor is None:
+            self._prompts = await asyncio.to_thread(Prompts, self._directory)
+            self._first_start = asyncio.get_running_loop().create_future()
+            self._supervisor = asyncio.create_task(self._supervise())
+        assert self._first_start is not None
+        try:
+            await asyncio.shield(self._first_start)
+        except EverloopError:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            supervisor.cancel()
+            await asyncio.gather(supervisor, return_exceptions=True)
+        self._detail = "closed"
+
+    async def generate(self, request: GenerateRequest) -> Generation:
+        prompts = self._check_ready()
+        ids, max_tokens = await prompts.request(request)
+        key = next(self._keys)
+        generation = NativeGeneration(
+            len(ids),
+            prompts.tokenizer,
+            lambda: self._cancel(key),
+            request_id=request.request_id,
+        )
+        sampling = dataclasses.asdict(request.sampling)
+        seed = sampling.pop("seed")
+        sampling["logit_bias"] = {str(k): v for k, v in request.sampling.logit_bias.items()}
+        message: Message = {
+            "op": "generate",
+            "key": key,
+            "prompt": ids,
+            "max_tokens": max_tokens,
+            "sampling": sampling,
+            "seed": (secrets.randbits(63) if seed is None else seed) % 2**63,
+            "stop": request.stop,
+            "eos": [] if request.ignore_eos else sorted(prompts.eos),
+            "logprobs": request.logprobs,
+            "echo": request.echo,
+            "request_id": request.request_id,
+        }
+        self._submit(key, generation, message)
+        return generation
+
+    async def score(self, request: ScoreRequest) -> list[Score]:
+        prompts = self._check_ready()
+        prompt = await prompts.encode(request.prompt)
+        continuations = [
+            await prompts.encode_text(c, "continuations") if isinstance(c, str) else list(c)
+            for c in request.continuations
+        ]
+        for ids in continuations:
+            check = tuple(ids)
+            await prompts.encode(check) if check else None
+            if len(prompt) + len(ids) > prompts.context_length:
+                raise prompts.too_long(len(prompt), len(ids), request.prompt)
+        event = await self._ask(
+            {"op": "score", "prompt": prompt, "continuations": continuations, "request_id": ""}
+        )
+        return [
+            Score(tokens=tuple(ids), logprobs=tuple(values))
+            for ids, values in zip(continuations, event["scores"], strict=True)
+        ]
+
+    async def embed(self, texts: Sequence[str], *, tenant: str = "") -> list[Embedding]:
+        prompts = self._check_ready()
+        if not texts:
+            return []
+        ids = [await prompts.encode(text) for text in texts]
+        for text, tokens in zip(texts, ids, strict=True):
+            if len(tokens) > prompts.context_length:
+                raise prompts.too_long(len(tokens), None, text)
+        event = await self._ask({"op": "embed", "texts": ids, "request_id": ""})
+        return [
+            Embedding(vector=tuple(vector), tokens=len(tokens))
+            for vector, tokens in zip(event["vectors"], ids, strict=True)
+        ]
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        if self._prompts is None:
+            raise EngineUnavailable("The engine is not started.")
+        return len(await self._prompts.encode(prompt))
+
+    def status(self) -> EngineStatus:
+        running, waiting, used, total = self._counts
+        return EngineStatus(
+            ready=self._process is not None,
+            running=running,
+            waiting=waiting,
+            restarts=self._restarts,
+            kv_blocks_used=used,
+            kv_blocks_total=total,
+            detail=self._detail,
+        )
+
+    def _check_ready(self) -> Prompts:
+        if self._process is None or self._prompts is None:
+            raise EngineUnavailable(
+                f"The engine is {self._detail}.", retry_after=max(self._start_seconds, 1.0)
+            )
+        limit = self._options.max_running + self._options.max_queue
+        if len(self._pending) >= limit:
+            raise Overloaded(f"{limit} requests are running or waiting already. Try again soon.")
+        return self._prompts
+
+    def _submit(self, key: int, pending: Pending, message: Message) -> None:
+        self._check_ready()  # again: encoding the prompt may have taken its time
+        assert self._process is not None
+        self._pending[key] = pending
+        self._process.send(message)
+
+    async def _ask(self, message: Message) -> Message:
+        key, reply = next(self._keys), Reply()
+        self._submit(key, reply, {**message, "key": key})
+        try:
+            return await reply.future
+        except asyncio.CancelledError:
+            self._cancel(key)
+            raise
+
+    def _cancel(self, key: int) -> None:
+        if key in self._pending and self._process is not None:
+            self._process.send({"op": "cancel", "key": key})
+
+    async def _supervise(self) -> None:
+        """Keeps a worker running until cancelled."""
+        young = 0
+        try:
+            while True:
+                await asyncio.sleep(BACKOFF_SECONDS[min(young, len(BACKOFF_SECONDS) - 1)])
+                began = time.monotonic()
+                await self._live()
+                young = 0 if time.monotonic() - began > STABLE_SECONDS else young + 1
+                self._restarts += 1
+                self._detail = "restarting"
+        finally:
+            self._fail_all("The engine is shutting down.")
+
+    async def _live(self) -> None:
+        """One worker's life, from its start to its end."""
+        process = None
+        try:
+            began = time.monotonic()
+            self._detail = "loading the model"
+            process = await Process.start(
+                {"model_dir": str(self._directory), "options": dataclasses.asdict(self._options)}
+            )
+            if await self._loaded(process):
+                self._start_seconds = time.monotonic() - began
+                self._process, self._detail = process, "ready"
+                self._started(None)
+                await self._listen(process)
+        except OSError as error:
+            self._started(EngineUnavailable(f"The engine could not be started: {error}."))
+        finally:
+            self._process, self._counts = None, (0, 0, 0, 0)
+            if process is not None:
+                self._fail_all("The engine stopped and is starting again.")
+                status = await asyncio.shield(process.stop())
+                log.info("The engine's process %d ended with status %d.", process.pid, status)
+
+    async def _loaded(self, process: Process) -> bool:
+        """Waits for the model; False (and a word in the log) if it can't be loaded."""
+        try:
+            async with asyncio.timeout(self._options.start_seconds):
+                message = await process.receive()
+        except TimeoutError:
+            message = None
+        if message is not None and "ready" in message:
+            ready = message["ready"]
+            assert self._prompts is not None
+            self._prompts.context_length = ready["context_length"]
+            self._counts = (0, 0, 0, ready["kv_blocks"])
+            self.info = ModelInfo(
+                id=self.info.id,
+                context_length=ready["context_length"],
+                vocab_size=self._prompts.config.vocab_size,
+                fills_middle=self._prompts.tokenizer.fill_in_middle is not None,
+                created=self._created,
+            )
+            full = self._prompts.config.max_position_embeddings
+            if ready["context_length"] < full:
+                log.warning(
+                    "The model could read %d tokens, but the key-value cache holds %d: longer "
+                    "requests are refused. Raise kv_tokens if there is memory.",
+                    full,
+                    ready["context_length"],
+                )
+            log.info("Engine for %s ready: %s", self.info.id, ready)
+            return True
+        if message is None:
+            error: EverloopError = EngineUnavailable(
+                "The engine's process died or hung while it loaded the model."
+            )
+        else:
+            error = _error(message["fatal"])
+        log.error("The engine for %s did not start: %s", self.info.id, error)
+        self._detail = f"not started: {error}"
+        self._started(error)
+        return False
+
+    def _started(self, error: EverloopError | None) -> None:
+        assert self._first_start is not None
+        if self._first_start.done():
+            return
+        if error is None:
+            self._first_start.set_result(None)
+        else:
+            self._first_start.set_exception(error)
+
+    async def _listen(self, process: Process) -> None:
+        """Hands out the worker's events until it is gone or silent."""
+        while True:
+            try:
+                async with asyncio.timeout(self._options.hang_seconds):
+                    message = await process.receive()
+            except TimeoutError:
+                log.error("The engine's process %d is silent: it is replaced.", process.pid)
+                return
+            if message is None:
+                return
+            if "status" in message:
+                self._counts = tuple(message["status"])
+            for event in message.get("events", ()):
+                self._feed(event["key"], event)
+            if "cancelled" in message:
+                self._feed(message["cancelled"], message)
+
+    def _feed(self, key: int, event: Message) -> None:
+        pending = self._pending.get(key)
+        if pending is None:
+            return
+        if event.get("error"):
+            log.error(
+                "Request %s of %s failed: %s", pending.request_id, self.info.id, event["error"]
+            )
+        if pending.feed(event):
+            del self._pending[key]
+
+    def _fail_all(self, message: str) -> None:
+        pending, self._pending = self._pending, {}
+        for request in pending.values():
+            request.fail(EngineUnavailable(message, retry_after=max(self._start_seconds, 1.0)))
+
+
+def _error(fatal: Message) -> EverloopError:
+    """The worker's own error, by the name of its class."""
+    kind = InvalidRequest if fatal["kind"] == InvalidRequest.__name__ else EverloopError
+    return kind(fatal["message"], param=fatal["param"])

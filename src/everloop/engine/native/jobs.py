@@ -1,0 +1,247 @@
+"""The three kinds of work: continue a prompt, score continuations, embed texts.
+
+A job owns its sequences, takes what the model computed for them and turns it into events.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from everloop.engine.interface import FinishReason
+from everloop.engine.native.noise import uniform
+from everloop.engine.native.sampler import Choice
+from everloop.engine.native.sequence import Prefix, Sequence
+from everloop.engine.native.text import Released, TextStream
+
+TokenBytes = Callable[[int], bytes]
+"""Text bytes of a token; empty for special tokens, which are never shown."""
+
+Top = list[tuple[int, float]]
+"""Most likely tokens with their log-probabilities, best first."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Event:
+    """News of one job for whoever submitted it; goes over the wire as it is."""
+
+    key: int
+    text: str = ""
+    tokens: list[tuple[int, float | None, Top]] | None = None
+    finish: FinishReason | None = None
+    usage: tuple[int, int, int] | None = None  # prompt, completion and cached tokens
+    scores: list[list[float]] | None = None
+    vectors: list[list[float]] | None = None
+    error: str | None = None  # ends the job
+
+
+class Job(ABC):
+    """Work with one key. `sequences` are all it needs computed; `done` once an event ended it."""
+
+    top = 0  # alternatives wanted with each log-probability
+    done = False
+
+    def __init__(self, key: int, request_id: str) -> None:
+        self.key, self.request_id = key, request_id
+        self.sequences: list[Sequence] = []
+
+    def wants_logprob(self) -> bool:
+        """Whether a sampled token's log-probability is needed."""
+        return False
+
+    def scored(self, sequence: Sequence, logprob: float, top: Top) -> None:
+        """Takes the log-probability of the sequence's next target."""
+        raise AssertionError("this job scores nothing")
+
+    def sampled(self, token: int, logprob: float | None, top: Top) -> Event | None:
+        """Takes a sampled token."""
+        raise AssertionError("this job samples nothing")
+
+    def pooled(self, sequence: Sequence, hidden: Tensor) -> None:
+        """Takes hidden states (tokens, C) of the sequence's next tokens."""
+        raise AssertionError("this job pools nothing")
+
+    @abstractmethod
+    def computed(self, sequence: Sequence) -> Event | None:
+        """All of the sequence's tokens are computed (and it samples no further one)."""
+
+    @abstractmethod
+    def usage(self) -> tuple[int, int, int]:
+        """Prompt, completion and cached tokens so far."""
+
+
+class GenerateJob(Job):
+    """One continuation of one prompt."""
+
+    def __init__(
+        self,
+        key: int,
+        *,
+        prompt: Seq[int],
+        max_tokens: int,
+        choice: Choice,
+        seed: int,
+        token_bytes: TokenBytes,
+        stop: Seq[str] = (),
+        eos: frozenset[int] = frozenset(),
+        logprobs: int | None = None,
+        echo: bool = False,
+        request_id: str = "",
+    ) -> None:
+        super().__init__(key, request_id)
+        self.choice, self.seed, self.eos = choice, seed, eos
+        self.top, self._logprobs, self._echo = logprobs or 0, logprobs is not None, echo
+        self._token_bytes, self._stream = token_bytes, TextStream(stop)
+        self._max_tokens, self._count = max_tokens, 0
+        self._prompt = len(prompt)
+        self._unsent: deque[tuple[int, float | None, Top]] = deque()
+        self._echoed: list[tuple[float, Top]] = []
+        sequence = Sequence(job=self, tokens=list(prompt), samples=max_tokens > 0)
+        if echo and self._logprobs:
+            sequence.targets = list(prompt[1:])
+        self.sequences = [sequence]
+
+    def draw(self) -> float:
+        """The noise for the next token."""
+        return uniform(self.seed, self._count)
+
+    def wants_logprob(self) -> bool:
+        return self._logprobs
+
+    def usage(self) -> tuple[int, int, int]:
+        return self._prompt, self._count, self.sequences[0].cached
+
+    def scored(self, sequence: Sequence, logprob: float, top: Top) -> None:
+        self._echoed.append((logprob, top))
+
+    def sampled(self, token: int, logprob: float | None, top: Top) -> Event | None:
+        before = self._echo_once()
+        self._count += 1
+        counts = self.choice.output
+        counts[token] = counts.get(token, 0) + 1
+        if token in self.eos:
+            return self._event(self._stream.flush(), "stop", before)
+        self._unsent.append((token, logprob, top))
+        released = self._stream.push(self._token_bytes(token))
+        if released.stopped:
+            return self._event(released, "stop", before)
+        if self._count < self._max_tokens:
+            self.sequences[0].tokens.append(token)
+            return self._event(released, None, before)
+        rest = self._stream.flush()
+        rest.text = released.text + rest.text
+        rest.tokens += released.tokens
+        return self._event(rest, "length", before)
+
+    def computed(self, sequence: Sequence) -> Event | None:
+        before = self._echo_once()
+        return self._event(self._stream.flush(), "length", before)
+
+    def _echo_once(self) -> Released:
+        if not self._echo:
+            return Released()
+        self._echo = False
+        prompt = self.sequences[0].tokens[: self._prompt]
+        self._unsent.append((prompt[0], None, []))
+        for i, token in enumerate(prompt[1:]):
+            logprob, top = self._echoed[i] if self._logprobs else (None, [])
+            self._unsent.append((token, logprob, top))
+        return self._stream.prime([self._token_bytes(token) for token in prompt])
+
+    def _event(self, out: Released, finish: FinishReason | None, before: Released) -> Event | None:
+        text, count = before.text + out.text, before.tokens + out.tokens
+        if finish is None and not text and not count:
+            return None
+        tokens = [self._unsent.popleft() for _ in range(count)]
+        self.done = finish is not None
+        usage = self.usage() if self.done else None
+        return Event(key=self.key, text=text, tokens=tokens, finish=finish, usage=usage)
+
+
+class ScoreJob(Job):
+    """Log-probabilities of continuations; what the prompt fills whole blocks with is shared."""
+
+    def __init__(
+        self,
+        key: int,
+        *,
+        prompt: Seq[int],
+        continuations: Seq[Seq[int]],
+        block_size: int,
+        request_id: str = "",
+    ) -> None:
+        super().__init__(key, request_id)
+        self._prompt = len(prompt)
+        self._scores: list[list[float]] = [[] for _ in continuations]
+        texts = [(i, list(c)) for i, c in enumerate(continuations) if c]
+        shared = (len(prompt) - 1) // block_size * block_size
+        prefix = Prefix(length=shared) if shared and len(texts) > 1 else None
+        self.sequences = [
+            Sequence(
+                job=self,
+                number=i,
+                tokens=[*prompt, *text[:-1]],
+                score_from=len(prompt) - 1,
+                targets=text,
+                prefix=prefix,
+            )
+            for i, text in texts
+        ]
+        self._left = len(self.sequences)
+
+    def usage(self) -> tuple[int, int, int]:
+        return self._prompt, 0, 0
+
+    def scored(self, sequence: Sequence, logprob: float, top: Top) -> None:
+        self._scores[sequence.number].append(logprob)
+
+    def computed(self, sequence: Sequence) -> Event | None:
+        self._left -= 1
+        return None if self._left else self.finish()
+
+    def finish(self) -> Event:
+        """The result, once nothing is left."""
+        self.done = True
+        return Event(key=self.key, scores=self._scores, usage=self.usage())
+
+
+class EmbedJob(Job):
+    """Mean of the last hidden states of each text, scaled to length 1."""
+
+    def __init__(self, key: int, *, texts: Seq[Seq[int]], request_id: str = "") -> None:
+        super().__init__(key, request_id)
+        self.sequences = [
+            Sequence(job=self, number=i, tokens=list(text), pools=True)
+            for i, text in enumerate(texts)
+        ]
+        self._sums: list[Tensor | None] = [None] * len(texts)
+        self._vectors: list[list[float]] = [[] for _ in texts]
+        self._left = len(texts)
+
+    def usage(self) -> tuple[int, int, int]:
+        return sum(len(s.tokens) for s in self.sequences), 0, 0
+
+    def pooled(self, sequence: Sequence, hidden: Tensor) -> None:
+        # One token after the other in float64: the same sum however the text was cut in chunks.
+        # A preempted sequence begins again.
+        rows = hidden.double()
+        before = self._sums[sequence.number]
+        if before is not None and sequence.computed > hidden.shape[0]:
+            rows = torch.cat((before[None], rows))
+        self._sums[sequence.number] = rows.cumsum(0)[-1]
+
+    def computed(self, sequence: Sequence) -> Event | None:
+        total = self._sums[sequence.number]
+        assert total is not None
+        self._vectors[sequence.number] = (total / total.norm()).tolist()
+        self._left -= 1
+        if self._left:
+            return None
+        self.done = True
+        return Event(key=self.key, vectors=self._vectors, usage=self.usage())

@@ -1,0 +1,28 @@
+"""How the native engine runs; the pool fills it in from the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeOptions:
+    """Sizes and limits of one native engine."""
+
+    threads: int = 0
+    """CPU threads for matrix products; 0: all that this process may use."""
+    max_running: int = 32
+    """Sequences computed together."""
+    max_queue: int = 256
+    """Requests that may wait beyond those; the next one is refused."""
+    kv_tokens: int = 0
+    """Tokens the key-value cache holds; 0: max_running full contexts, at most half of the free
+    memory."""
+    prefill_chunk: int = 256
+    """Prompt tokens computed per step."""
+    block_size: int = 32
+    """Tokens in a block of the cache."""
+    start_seconds: float = 180.0
+    """Time to load the model."""
+    hang_seconds: float = 60.0
+    """A worker that is silent for this long is killed and started again."""

@@ -1,0 +1,152 @@
+"""The next token of many requests at once, each row by its own rules and its own noise.
+
+A row's result depends on its logits, its settings and its draw alone. Sums that decide a draw run
+in a fixed order in float64 (`cumsum`), so they don't depend on the batch either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+CANDIDATES = 256
+"""Tokens that top_k, top_p and min_p look at first; a flatter distribution is sorted whole."""
+
+_ALL = 2**40
+
+
+@dataclass(slots=True, kw_only=True)
+class Choice:
+    """How one row is sampled: `interface.Sampling`, and what penalties need to know."""
+
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    prompt: frozenset[int] = frozenset()  # for repetition_penalty
+    output: dict[int, int] = field(default_factory=dict)  # counts, for all three penalties
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether output counts matter."""
+        return bool(
+            self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0
+        )
+
+    @property
+    def filters(self) -> bool:
+        """Whether a part of the vocabulary is cut off."""
+        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
+
+
+def sample(logits: Tensor, choices: Sequence[Choice], draws: Sequence[float]) -> list[int]:
+    """One token id per row of finite `logits` (rows, V); `draws` are uniform in [0, 1).
+
+    Order: bias and penalties, temperature, top_k, top_p, min_p, draw. Temperature 0 takes the
+    largest logit, the lowest id of equal ones. `logits` is left as it was.
+    """
+    if any(c.penalizes or c.logit_bias for c in choices):
+        logits = logits.clone()
+        for row, choice in zip(logits, choices, strict=True):
+            adjust(row, choice)
+    groups: dict[str, list[int]] = {"greedy": [], "plain": [], "cut": []}
+    for i, choice in enumerate(choices):
+        kind = "greedy" if choice.temperature == 0 else "cut" if choice.filters else "plain"
+        groups[kind].append(i)
+    out = [0] * len(choices)
+    for kind, rows in groups.items():
+        if not rows:
+            continue
+        part = logits if len(rows) == len(choices) else logits[rows]
+        if kind == "greedy":
+            ids = part.argmax(-1)
+        else:
+            u = torch.tensor([draws[i] for i in rows], dtype=torch.float64)[:, None]
+            picked = [choices[i] for i in rows]
+            ids = _draw_cut(part, picked, u) if kind == "cut" else _draw(part, picked, u)
+        for i, token in zip(rows, ids.tolist(), strict=True):
+            out[i] = token
+    return out
+
+
+def adjust(row: Tensor, choice: Choice) -> None:
+    """Applies penalties and bias to one row of logits (V,), in place."""
+    if choice.repetition_penalty != 1.0:
+        seen = torch.tensor(sorted(choice.prompt | choice.output.keys()))
+        if len(seen):
+            kept = row[seen]
+            factor = choice.repetition_penalty
+            row[seen] = torch.where(kept > 0, kept / factor, kept * factor)
+    if choice.output and (choice.presence_penalty or choice.frequency_penalty):
+        ids = torch.tensor(list(choice.output))
+        counts = torch.tensor(list(choice.output.values()), dtype=row.dtype)
+        row[ids] -= choice.frequency_penalty * counts + choice.presence_penalty
+    if choice.logit_bias:
+        ids = torch.tensor(list(choice.logit_bias))
+        row[ids] += torch.tensor(list(choice.logit_bias.values()), dtype=row.dtype)
+
+
+def _weights(logits: Tensor, choices: Sequence[Choice]) -> Tensor:
+    """exp((x - max) / temperature): unnormalized probabilities, the largest is 1."""
+    # Below 1e-6 float32 would underflow; nothing but the largest logit has weight there anyway.
+    temperatures = torch.tensor([max(c.temperature, 1e-6) for c in choices])[:, None]
+    return logits.sub(logits.amax(-1, keepdim=True)).div_(temperatures).exp_()
+
+
+def _draw(logits: Tensor, choices: Sequence[Choice], u: Tensor) -> Tensor:
+    return _search(_weights(logits, choices).cumsum(-1, dtype=torch.float64), u)
+
+
+def _search(sums: Tensor, u: Tensor) -> Tensor:
+    """The first index whose running sum exceeds u · (the last one). A token of weight zero adds
+    nothing to the sum, so it is never found."""
+    return torch.searchsorted(sums, u * sums[:, -1:], right=True)[:, 0]
+
+
+def _draw_cut(logits: Tensor, choices: Sequence[Choice], u: Tensor) -> Tensor:
+    weights = _weights(logits, choices)
+    size = logits.shape[-1]
+    few = min(CANDIDATES, size)
+    best, ids = weights.topk(few, dim=-1)
+    totals = weights.cumsum(-1, dtype=torch.float64)[:, -1:]
+    kept, enough = _cut(best, totals, choices, whole=few == size)
+    tokens = ids.gather(1, _search(kept.cumsum(-1), u)[:, None])[:, 0]
+    for i in [i for i, known in enumerate(enough) if not known]:
+        best, ids = weights[i : i + 1].sort(dim=-1, descending=True, stable=True)
+        kept, _ = _cut(best, totals[i : i + 1], choices[i : i + 1], whole=True)
+        tokens[i] = ids[0, _search(kept.cumsum(-1), u[i : i + 1])[0]]
+    return tokens
+
+
+def _cut(
+    best: Tensor, totals: Tensor, choices: Sequence[Choice], *, whole: bool
+) -> tuple[Tensor, list[bool]]:
+    """Weights (rows, n), largest first, with those cut off set to zero, in float64; and for each
+    row whether these n were enough to know. `totals` are the sums over the whole vocabulary."""
+    n = best.shape[1]
+    best = best.double()
+    ks = torch.tensor([min(c.top_k or _ALL, _ALL) for c in choices])[:, None]
+    ranks = torch.arange(n)
+    kept = torch.where(ranks < ks, best, 0.0)
+    sums = kept.cumsum(-1)
+    totals = torch.where(ks <= n, sums[:, -1:], totals)
+    top_p = torch.tensor([c.top_p for c in choices], dtype=torch.float64)[:, None]
+    min_p = torch.tensor([c.min_p for c in choices], dtype=torch.float64)[:, None]
+    # A token stays while those before it don't reach top_p; the first one always stays.
+    stays = ((sums - kept < top_p * totals) | (top_p >= 1.0)) & (kept >= min_p)
+    stays[:, 0] = True
+    kept = torch.where(stays, kept, 0.0)
+    if whole:
+        return kept, [True] * len(choices)
+    # Enough if the last candidate was cut off: whatever comes after it is smaller still. A top_k
+    # beyond the candidates changes the total, so it needs the whole order.
+    known = (kept[:, -1] == 0.0) & ((ks[:, 0] <= n) | (ks[:, 0] == _ALL))
+    known |= ks[:, 0] == n
+    return kept, known.tolist()
