@@ -92,7 +92,7 @@ class Settings:
         Path("~/.everloop"),
         "path",
         "state",
-        "Folder with all state: database, keys, models, logs. Not read from the user file.",
+        "Folder with all state: database, keys, models. Not read from the user file.",
     )
     data: Path | None = _setting(
         None, "path", "state", "Folder that data recipes find their files in."
