@@ -93,7 +93,8 @@ def settings(head: str, *, chinese: bool) -> str:
 
 def commands(head: str, *, chinese: bool) -> str:
     parts = [head]
-    root = Context(typer.main.get_command(app), info_name="everloop", terminal_width=96)
+    program = typer.main.get_command(app)
+    root = Context(program, info_name="everloop", **program.context_settings)
     for name, lazy in COMMANDS.items():
         parts.append(f"\n## {name}\n")
         parts.append(CHINESE["commands"][name] if chinese else lazy.help)
