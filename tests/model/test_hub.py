@@ -14,10 +14,11 @@ from everloop.errors import AuthenticationFailed, DataError, EverloopError, Inva
 from everloop.model import hub
 from everloop.model.hub import HubUnreachable, parse, pull
 from tests.model.hub_server import COMMIT, Hub, serve
+from tests.model.layouts import LAYOUTS
 
 WEIGHTS = os.urandom(400_000)
 FILES = {
-    "config.json": b'{"model_type": "llama"}\n',
+    "config.json": LAYOUTS["qwen3"]().to_json_string().encode(),
     "model.safetensors": WEIGHTS,
     "tokenizer.json": b"{}",
     "tokenizer_config.json": '{"name": "中文"}'.encode(),
@@ -133,7 +134,7 @@ def test_two_pulls_of_one_file(server: Hub, tmp_path: Path) -> None:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(InvalidRequest, match="another process"):
             pull("org/tiny", tmp_path)
-    partial.write_bytes(b"longer than the file itself" * 9)  # left by something else
+    partial.write_bytes(b"longer than the file itself" * 99)  # left by something else
     assert (pull("org/tiny", tmp_path).directory / "config.json").read_bytes() == FILES[
         "config.json"
     ]
@@ -146,6 +147,16 @@ def test_pickle_only_repository_is_refused_unfetched(server: Hub, tmp_path: Path
         pull("org/tiny", tmp_path)
     assert server.fetched("pytorch_model.bin") == []
     assert not any(tmp_path.glob("org*"))
+
+
+@pytest.mark.parametrize("config", ["config.json", "adapter_config.json"])
+def test_unsupported_model_is_refused_before_its_weights(
+    server: Hub, tmp_path: Path, config: str
+) -> None:
+    server.files[config] = b'{"architectures": ["GPT2LMHeadModel"], "peft_type": "LOHA"}'
+    with pytest.raises(EverloopError, match="supported"):
+        pull("org/tiny", tmp_path)
+    assert server.fetched("model.safetensors") == []
 
 
 def test_repository_without_weights(server: Hub, tmp_path: Path) -> None:

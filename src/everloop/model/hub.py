@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from everloop.errors import AuthenticationFailed, DataError, EverloopError, InvalidRequest, NotFound
+from everloop.model import lora
 from everloop.model.checkpoint import refuse_pickles
+from everloop.model.config import ModelConfig
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
@@ -61,8 +63,9 @@ def pull(name: str, downloads: Path) -> Pulled:
     """Downloads `ORG/NAME[@REVISION]` below the folder `downloads`; call it again to go on after
     a break. Token and proxies are huggingface_hub's (HF_TOKEN, HTTPS_PROXY, …).
 
-    Raises NotFound, AuthenticationFailed (gated or private), HubUnreachable, DataError (no
-    safetensors; a file that isn't what the hub says).
+    Raises NotFound, AuthenticationFailed (gated or private), HubUnreachable, InvalidRequest (an
+    architecture that Everloop doesn't compute), DataError (no safetensors; a file that isn't what
+    the hub says).
     """
     from huggingface_hub import HfApi, hf_hub_url
 
@@ -81,7 +84,10 @@ def pull(name: str, downloads: Path) -> Pulled:
     directory = downloads / repository.replace("/", "--") / commit
     directory.mkdir(parents=True, exist_ok=True)
     _check_space(directory, sum(file.size or 0 for file in files))
+    files.sort(key=lambda file: file.rfilename.endswith(".safetensors"))
     for file in files:
+        if file.rfilename.endswith(".safetensors"):
+            _check_supported(directory)  # before gigabytes that would be of no use
         target = directory / file.rfilename
         if target.is_file() and _digests_match(target, file):
             continue
@@ -89,6 +95,13 @@ def pull(name: str, downloads: Path) -> Pulled:
         with _plain_errors(name, endpoint):
             _fetch(url, target, file)
     return Pulled(directory=directory, repository=repository, commit=commit)
+
+
+def _check_supported(directory: Path) -> None:
+    if (directory / lora.CONFIG_FILE).is_file():
+        lora.read_config(directory)
+    else:
+        ModelConfig.load(directory)
 
 
 def _fetch(url: str, target: Path, file: Any) -> None:
