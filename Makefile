@@ -55,5 +55,5 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 
 $(VENV)/.sdk: tests/sdk.py | $(VENV)/.dev
 	@echo "Installing the old OpenAI clients that tests speak with"
-	@$(BIN)/python tests/sdk.py
+	@$(BIN)/python -m tests.sdk
 	@touch $@

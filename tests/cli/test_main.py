@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import subprocess
 import sys
 
@@ -12,30 +10,13 @@ import everloop
 from everloop.cli.main import COMMANDS, load
 
 from .conftest import Run
+from .terminal import shown
 
 HEAVY = ("torch", "sqlalchemy", "alembic", "fastapi", "transformers", "numpy", "httpx2", "uvicorn")
 
 
 def on_a_terminal(*arguments: str, **environment: str) -> str:
-    """What `everloop ARGUMENTS` shows on a terminal of 100 columns."""
-    parent, child = pty.openpty()
-    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", **environment}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "everloop", *arguments], stdout=child, stdin=child, env=env
-    )
-    os.close(child)
-    seen = b""
-    while True:
-        try:
-            piece = os.read(parent, 4096)
-        except OSError:  # Linux's way to say that the other side has closed
-            break
-        if not piece:
-            break
-        seen += piece
-    process.wait(30)
-    os.close(parent)
-    return seen.decode()
+    return shown("-m", "everloop", *arguments, **environment)
 
 
 def test_help_names_every_command_and_loads_none() -> None:
