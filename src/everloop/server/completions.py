@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from everloop import tasks
-from everloop.engine.interface import Engine, GenerateRequest, Prompt, TokenLogprob
+from everloop.engine.interface import Engine, GenerateRequest, TokenLogprob
 from everloop.server.context import record_of, service_of
 from everloop.server.document import body_of
 from everloop.server.errors import renamed
@@ -60,16 +60,15 @@ async def completion(request: Request, engine_name: str | None = None) -> Respon
         with renamed(_NAMES):
             return await tasks.complete(engine, wanted, n=asked.n, best_of=asked.best_of)
 
-    offsets = [0] * len(wanted)
-    if asked.logprobs is not None and not asked.echo:
+    logprobs = []
+    if asked.logprobs is not None:
         with renamed(_NAMES):
-            lengths = _lengths(engine, asked.prompts)
-            offsets = await until_gone(request.receive, lengths)
-    logprobs = [
-        CompletionLogprobs(top=asked.logprobs or 0, offset=offset)
-        for offset in offsets
-        for _ in range(asked.n)
-    ]
+            offsets = await until_gone(request.receive, _offsets(engine, asked))
+        logprobs = [
+            CompletionLogprobs(top=asked.logprobs, offset=offset)
+            for offset in offsets
+            for _ in range(asked.n)
+        ]
 
     def choice(
         index: int, text: str, tokens: tuple[TokenLogprob, ...], finish: str | None
@@ -77,7 +76,7 @@ async def completion(request: Request, engine_name: str | None = None) -> Respon
         return {
             "text": text,
             "index": index,
-            "logprobs": None if asked.logprobs is None else logprobs[index].piece(tokens),
+            "logprobs": logprobs[index].piece(tokens) if logprobs and tokens else None,
             "finish_reason": finish,
         }
 
@@ -103,17 +102,19 @@ async def _events(
     yield DONE
 
 
-async def _lengths(engine: Engine, prompts: tuple[Prompt, ...]) -> list[int]:
-    """Characters of each prompt. Token ids are echoed by the engine, which knows their text."""
-    lengths = []
-    for prompt in prompts:
-        if isinstance(prompt, str):
-            lengths.append(len(prompt))
-            continue
-        echo = GenerateRequest(prompt=prompt, max_tokens=0, echo=True)
-        done = await (await tasks.complete(engine, echo)).collect()
-        lengths.append(len(done.choices[0].text))
-    return lengths
+async def _offsets(engine: Engine, asked: CompletionParameters) -> list[int]:
+    """Where each answer begins: after its prompt, counted in characters."""
+    offsets = []
+    for prompt in asked.prompts:
+        if asked.echo:
+            offsets.append(0)
+        elif isinstance(prompt, str):
+            offsets.append(len(prompt))
+        else:  # the engine knows the text of token ids
+            echo = GenerateRequest(prompt=prompt, max_tokens=0, echo=True)
+            done = await (await tasks.complete(engine, echo)).collect()
+            offsets.append(len(done.choices[0].text))
+    return offsets
 
 
 def _head(engine: Engine) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class InvalidUrl(EverloopError):
         if allowed:
             super().__init__(f"Not allowed to {method} on {path} {HINT_405}")
         else:
-            hint = "" if path.startswith("/v1") else " The API's base URL ends in /v1."
+            hint = "" if path.startswith("/v1") else ". The API's base URL ends in /v1."
             super().__init__(f"Invalid URL ({method} {path}){hint}")
         self.status = 405 if allowed else 404
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import uvicorn
 from fastapi import FastAPI
 
-from everloop.engine.pool import EnginePool
 from everloop.errors import InvalidRequest
 from everloop.server import log
 from everloop.server.app import create_app
@@ -43,10 +42,17 @@ class Listening:
     notes: tuple[str, ...]  # what was decided that the owner might not expect
 
 
-def serve(settings: Settings, announce: Callable[[Listening], None] | None = None) -> None:
+def serve(
+    settings: Settings,
+    announce: Callable[[Listening], None] | None = None,
+    *,
+    engines: Callable[[Registry, Settings], Pool] | None = None,
+) -> None:
     """Serves until told to stop; returns after a clean end.
 
-    Raises InvalidRequest (host, port), HomeInUse, and what loading the default model raises.
+    `announce` is called once, when questions can be answered; `engines` makes the pool (ours, if
+    it is None). Raises InvalidRequest (host, port), HomeInUse, and what loading the default model
+    raises.
     """
     log.configure(settings.log_level)
     with (
@@ -71,10 +77,17 @@ def serve(settings: Settings, announce: Callable[[Listening], None] | None = Non
             if announce is not None:
                 announce(listening)
 
-        server = Server(settings, db, registry, EnginePool(registry, settings), ready)
+        pool = (engines or _native_engines)(registry, settings)
+        server = Server(settings, db, registry, pool, ready)
         server.run(sockets=[listener])
         if server.failure is not None:
             raise server.failure
+
+
+def _native_engines(registry: Registry, settings: Settings) -> Pool:
+    from everloop.engine.pool import EnginePool
+
+    return EnginePool(registry, settings)
 
 
 class Server(uvicorn.Server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -88,7 +89,9 @@ class EventStream(Response):
                 record = record_of(scope)
                 record.error, record.code = type(error).__name__, problem.code
                 if problem.code == "internal_error":
-                    log.event("defect", level=40, error=record.error, where=log.where(error))
+                    log.event(
+                        "defect", level=logging.ERROR, error=record.error, where=log.where(error)
+                    )
                 await send(_part(b"data: " + problem.body + b"\n\n"))
             finally:
                 pings.cancel()
