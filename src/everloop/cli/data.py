@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import everloop
 from everloop.cli.flags import takes_settings
+from everloop.errors import EverloopError, InvalidRequest
 from everloop.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,6 +26,93 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 @app.callback()
 def data() -> None:
     """Inspect, clean, deduplicate and pack data."""
+
+
+@app.command()
+@takes_settings("model")
+def inspect(
+    settings: Settings,
+    file: Annotated[Path, typer.Argument(help="Data file: txt, jsonl, csv, xlsx, parquet, …")],
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="Folder with tokenizer.json; default: the default model.", metavar="DIR"),
+    ] = None,
+    kind: Annotated[str, typer.Option(help="text or examples; default: by the columns.")] = "",
+    layout: Annotated[str, typer.Option(help="Layout of the examples, if not detected.")] = "",
+    column: Annotated[
+        list[str] | None, typer.Option(help="Which column plays a part, as part=column.")
+    ] = None,
+    max_rows: Annotated[int, typer.Option(help="Read only so many rows; 0: all.")] = 0,
+    max_tokens: Annotated[int, typer.Option(help="Refuse longer examples; 0: none.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
+) -> None:
+    """Show what a data file holds, what can't be used and why, and what would be learnt.
+
+    Leaves with 1 when no row can be used.
+    """
+    from everloop.cli.inspection import show
+    from everloop.data.inspection import inspect as look
+    from everloop.data.sources import adapted
+
+    found = look(
+        adapted(file, kind=kind, layout=layout, columns=_pairs(column or [])),
+        tokenizer=tokenizer or _default_tokenizer(settings.model),
+        max_rows=max_rows,
+        max_tokens=max_tokens,
+    )
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), ensure_ascii=False, indent=1))
+    else:
+        show(found)
+    if not found.documents:
+        raise typer.Exit(1)
+
+
+def _pairs(given: list[str]) -> dict[str, str]:
+    pairs = {}
+    for item in given:
+        part, equals, column = item.partition("=")
+        if not equals or not part or not column:
+            raise InvalidRequest(
+                f"--column {item!r}: write it as part=column, such as text=review.", param="column"
+            )
+        pairs[part] = column
+    return pairs
+
+
+def _default_tokenizer(model: str) -> Path | None:
+    path = Path(everloop.__file__).parent / "models" / model
+    return path if (path / "tokenizer.json").is_file() else None
+
+
+@app.command()
+def split(
+    file: Annotated[Path, typer.Argument(help="Data file of any format.")],
+    out: Annotated[Path, typer.Option(help="Folder for train and validation.", metavar="DIR")],
+    val_fraction: Annotated[float, typer.Option(help="Share of rows held out.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Draws another split.")] = 0,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Report rows that can't be read, and go on.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON.")] = False,
+) -> None:
+    """Divide a file's rows into train.jsonl and validation.jsonl, by their hash."""
+    from everloop.data.divide import divide
+
+    refused = _Refused()
+    counts = divide(
+        file,
+        out,
+        val_fraction=val_fraction,
+        seed=seed,
+        on_note=_say,
+        on_refusal=refused if skip_bad_rows else None,
+    )
+    refused.sum_up()
+    if as_json:
+        print(json.dumps(counts))
+    else:
+        print(f"{out}: {counts['train']:,} rows to train on, {counts['validation']:,} held out")
 
 
 @app.command()
@@ -47,13 +137,7 @@ def pack(
     from everloop.data import pack as packing
     from everloop.data import sources
 
-    refused: list[str] = []
-
-    def refuse(error: Exception) -> None:
-        refused.append(str(error))
-        if len(refused) <= 20:
-            _say(f"left out: {error}")
-
+    refused = _Refused()
     with _progress() as report:
         manifest = packing.pack(
             sources.load(spec, settings.data),
@@ -64,10 +148,9 @@ def pack(
             ),
             on_progress=report,
             on_note=_say,
-            on_refusal=refuse if skip_bad_rows else None,
+            on_refusal=refused if skip_bad_rows else None,
         )
-    if len(refused) > 20:
-        _say(f"left out: {len(refused) - 20} more rows")
+    refused.sum_up()
     if as_json:
         print(json.dumps(manifest, ensure_ascii=False, indent=1))
     else:
@@ -126,29 +209,48 @@ def _print_manifest(manifest: dict[str, Any], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from everloop.cli.inspection import shares
+
     table = Table(box=None, pad_edge=False)
-    table.add_column("source")
-    for name in ("weight", "documents", "MB", "tokens", "bytes/token", "copies", "held out"):
-        table.add_column(name, justify="right")
-    table.add_column("languages")
+    table.add_column("source", overflow="fold")
+    for name in ("weight", "texts", "MB", "tokens", "B/token", "copies", "held out"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("language")
     for source in manifest["sources"]:
-        tokens = sum(source["tokens"].values())
-        size = sum(source["bytes"].values())
-        languages = sorted(source["languages"].items(), key=lambda item: -item[1])
+        texts, tokens, size = (sum(source[k].values()) for k in ("documents", "tokens", "bytes"))
         table.add_row(
             source["name"],
             f"{source['weight']:g}",
-            f"{sum(source['documents'].values()):,}",
+            f"{texts:,}",
             f"{size / 1e6:.1f}",
             f"{tokens:,}",
             f"{size / tokens:.2f}" if tokens else "",
             f"{source['exact_duplicates'] + source['near_duplicates']:,}",
             f"{source['documents']['validation']:,}",
-            " ".join(f"{code} {n:,}" for code, n in languages[:3]),
+            shares(source["languages"]),
         )
     Console().print(table)
     train, held = manifest["splits"]["train"], manifest["splits"]["validation"]
     print(f"{out}: {train['tokens']:,} tokens to train on, {held['tokens']:,} held out")
+
+
+class _Refused:
+    """Says which rows are left out: the first ones each, then how many more."""
+
+    shown = 20
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, error: EverloopError) -> None:
+        self.count += 1
+        if self.count <= self.shown:
+            _say(f"left out: {error}")
+
+    def sum_up(self) -> None:
+        """After the last row."""
+        if self.count > self.shown:
+            _say(f"left out: {self.count - self.shown} more rows")
 
 
 def _say(message: str) -> None:

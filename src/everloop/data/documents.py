@@ -13,7 +13,7 @@ from everloop.data.counts import Counts
 from everloop.data.dedup import Deduplicator
 from everloop.data.formats import Example, to_messages
 from everloop.data.language import language
-from everloop.data.layouts import Layout, collect_labels, find_layout
+from everloop.data.layouts import Layout, UnusableFile, collect_labels, find_layout
 from everloop.data.row import Row
 from everloop.data.sources import Source
 from everloop.data.split import document_hash, split_of
@@ -57,6 +57,11 @@ class Intake:
         self.seed, self.val_fraction = seed, val_fraction
         self._layout: Layout | None = None
 
+    @property
+    def layout_name(self) -> str:
+        """The layout of the example rows, "" before one was read."""
+        return self._layout.name if self._layout else ""
+
     def accept(self, rows: list[Row]) -> list[Document]:
         """The documents among `rows`."""
         candidates = [d for row in rows if (d := self._read(row)) is not None]
@@ -66,7 +71,7 @@ class Intake:
             verdicts = [
                 *self.seen.check(
                     [d.value for d in candidates],
-                    [d.text for d in candidates],
+                    [_own_text(d) for d in candidates],
                     near=self.source.dedup == "near",
                 )
             ]
@@ -85,6 +90,8 @@ class Intake:
         try:
             example = self._example(row) if source.kind == "examples" else None
             raw = example.text if example else specs.text_of(source, row)
+        except UnusableFile:
+            raise
         except DataError as error:
             self.refuse(error)
             return None
@@ -106,14 +113,19 @@ class Intake:
 
     def _example(self, row: Row) -> Example:
         if self._layout is None:
-            self._layout = layout_of(self.source, row)
+            layout = _find_layout(self.source, row)
+            self._layout = _with_labels(self.source, layout)
         return to_messages(row, self._layout, self.source.clean)
 
 
-def layout_of(source: Source, row: Row) -> Layout:
-    """The layout of the source's rows, found by one of them; labels are collected where a
-    classification needs them and none are named."""
-    layout = find_layout(
+def _own_text(document: Document) -> str:
+    """What near copies are told by: a row's own words, without those of its instruction."""
+    value = document.row.value
+    return document.text if isinstance(value, str) else "\n".join(specs.strings(value))
+
+
+def _find_layout(source: Source, row: Row) -> Layout:
+    return find_layout(
         row,
         name=source.layout,
         columns=source.columns,
@@ -121,6 +133,10 @@ def layout_of(source: Source, row: Row) -> Layout:
         lang=source.lang,
         labels=source.labels,
     )
+
+
+def _with_labels(source: Source, layout: Layout) -> Layout:
+    """Labels are collected where a classification offers them and none are named."""
     listed = layout.name == "classification" and layout.task not in ("sentiment", "spam", "intent")
     if not listed or layout.labels:
         return layout

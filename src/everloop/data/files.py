@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import zstandard
 
@@ -107,13 +107,15 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` under a temporary name, sync, rename over `path`."""
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the name `path` only when it is whole and on disk; nothing is
+    left behind when the writing fails."""
     temporary = path.with_name(f".{path.name}.tmp")
     with disk_errors(path):
         try:
             with open(temporary, "wb") as stream:
-                stream.write(content)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(temporary, path)
@@ -121,6 +123,12 @@ def write_atomic(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
         sync_directory(path.parent)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `content` under a temporary name, sync, rename over `path`."""
+    with atomic_file(path) as stream:
+        stream.write(content)
 
 
 @contextlib.contextmanager

@@ -41,6 +41,10 @@ LAYOUTS: dict[str, dict[str, tuple[str, ...]]] = {
 MAX_LABELS = 50
 
 
+class UnusableFile(DataError):
+    """Not one row but the whole file can't be used as it was told."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """A layout and the column of each of its parts."""
@@ -101,8 +105,8 @@ def _match(
 
 
 def collect_labels(rows: Iterable[Row], layout: Layout) -> dict[str, str]:
-    """The distinct labels of a classification, sorted, each called as it is; DataError if there
-    are too many to offer in a prompt."""
+    """The distinct labels of a classification, sorted, each called as it is; UnusableFile if
+    there are too many to offer in a prompt."""
     column = layout.columns["label"]
     found: set[str] = set()
     for row in rows:
@@ -110,10 +114,10 @@ def collect_labels(rows: Iterable[Row], layout: Layout) -> dict[str, str]:
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             found.add(str(value).strip())
         if len(found) > MAX_LABELS:
-            raise bad_row(
-                row,
+            raise UnusableFile(
                 f"column {column!r} has more than {MAX_LABELS} different labels.",
-                'Set task = "intent" to ask without listing them, or write messages yourself.',
+                path=row.path,
+                repair='Set task = "intent" to ask without listing them, or write messages.',
             )
     return {label: label for label in sorted(found - {""})}
 

@@ -106,6 +106,22 @@ def single(path: Path) -> Source:
     return replace(source, kind="examples", clean=())
 
 
+def adapted(
+    path: Path, *, kind: str = "", layout: str = "", columns: Mapping[str, str] | None = None
+) -> Source:
+    """`single`, with what the caller knows better ("" and None: as detected)."""
+    source = single(path)
+    told = {"kind": kind or ("examples" if layout or columns else ""), "layout": layout}
+    for key, value in told.items():
+        if value:
+            source = replace(source, **{key: _CONVERT[key](value)})
+    if source.kind == "examples":
+        source = replace(source, clean=(), columns=columns or {})
+    elif columns:
+        source = replace(source, field=tuple(columns.values()))
+    return source
+
+
 def _source(entry: dict[str, Any], path: Path, roots: list[Path]) -> Source:
     name = entry.get("name")
     where = f"{path}: source {name!r}"
@@ -258,7 +274,7 @@ def size_of(source: Source) -> int:
                 except DataError:
                     continue  # reported where the row is used
             else:
-                total += sum(length(v) for v in _strings(row.value))
+                total += sum(length(v) for v in strings(row.value))
     return total
 
 
@@ -271,15 +287,16 @@ def length(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def _strings(value: Any) -> Iterator[str]:
+def strings(value: Any) -> Iterator[str]:
+    """All texts inside a row's value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _strings(item)
+            yield from strings(item)
     elif isinstance(value, list):
         for item in value:
-            yield from _strings(item)
+            yield from strings(item)
 
 
 def chosen(value: int, part: float, seed: int) -> bool:
@@ -326,7 +343,7 @@ def _subset(
             if isinstance(row.value, str) or source.kind == "text":
                 text = text_of(source, row)
             else:
-                text = "\n".join(_strings(row.value))
+                text = "\n".join(strings(row.value))
             if not chosen(document_hash(text), part, seed):
                 continue
             text = clean(text, source.clean)
