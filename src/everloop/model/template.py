@@ -43,11 +43,15 @@ class ChatTemplate:
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
         self.source = source
         self.tokenizer = tokenizer
+        # transformers' own tag marks what the assistant said; it prints nothing by itself.
+        plain = re.sub(r"\{%([-+]?)\s*generation\s*([-+]?)%\}", r"{%\1 if true \2%}", source)
+        plain = re.sub(r"\{%([-+]?)\s*endgeneration\s*([-+]?)%\}", r"{%\1 endif \2%}", plain)
         self._environment = minijinja.Environment(
-            trim_blocks=True, lstrip_blocks=True, fuel=FUEL, templates={"chat": source}
+            trim_blocks=True, lstrip_blocks=True, fuel=FUEL, templates={"chat": plain}
         )
         self._environment.add_global("raise_exception", _raise)
         self._environment.add_global("strftime_now", _today)
+        self._environment.add_filter("tojson", _tojson)
         spellings = (*tokenizer.special_spellings, _OPEN, _CLOSE)
         self._spellings = re.compile("|".join(re.escape(s) for s in spellings))
         names = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -135,10 +139,15 @@ class ChatTemplate:
 
         guarded = []
         for message in messages:
-            content = message.get("content")
-            if isinstance(content, str):
-                content = self._spellings.sub(mark, content)
-            guarded.append({**message, "content": content})
+            # Templates compare roles, so they can't be rewritten.
+            if self._spellings.search(str(message.get("role"))):
+                raise InvalidRequest("A message's role spells a special token.", param="messages")
+            guarded.append(
+                {
+                    k: self._spellings.sub(mark, v) if isinstance(v, str) else v
+                    for k, v in message.items()
+                }
+            )
         return guarded, literals
 
     def _encode_guarded(self, text: str, literals: list[str]) -> list[int]:
@@ -177,6 +186,11 @@ def _spelling(token: object) -> str:
 
 def _raise(message: str) -> None:
     raise minijinja.TemplateError(message)
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
+    """As transformers has it: neither Chinese nor HTML's characters are escaped."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 
 
 def _today(pattern: str) -> str:

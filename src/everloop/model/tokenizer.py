@@ -66,6 +66,8 @@ class Tokenizer:
                 config = json.loads(config_path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise InvalidRequest(f"{config_path} is not valid JSON: {error}.") from None
+            if not isinstance(config, dict):
+                raise InvalidRequest(f"{config_path} is not a JSON object.")
         return cls(backend, config)
 
     @property
