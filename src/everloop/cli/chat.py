@@ -57,6 +57,8 @@ def chat(
         max_tokens=max_tokens,
         sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
     )
+    if text is None and url is None:
+        note(f"Loading {settings.model} …")
     with _Background() as background:
         conversation = Conversation(
             engine=background.enter(_engine(settings, url, key)),

@@ -24,6 +24,8 @@ def serve(settings: Settings) -> None:
         hint = f" Did you mean {near}?" if near else ""
         note(f"warning: {name} is no setting and has no effect.{hint}")
 
+    note(f"Loading {settings.model} …")
+
     from everloop.server import run
 
     run.serve(settings, announce=lambda listening: _announce(settings, listening))
