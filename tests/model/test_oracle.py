@@ -143,3 +143,18 @@ def test_absent_fields_mean_what_transformers_means(
     kinds = getattr(theirs, "layer_types", None) or ["sliding_attention"] * 2
     width = getattr(theirs, "sliding_window", None)
     assert windows == [width if kind == "sliding_attention" else None for kind in kinds]
+
+
+@pytest.mark.parametrize("layout", ["llama3-rope", "mistral-window", "qwen3"])
+def test_packed_documents_do_not_see_each_other(layout: str, tmp_path: Path) -> None:
+    """Training packs several documents into one row; each must score as it does alone."""
+    theirs = saved(layout, tmp_path)
+    _, ours = load(tmp_path)
+    ids = sample_ids(batch=1)
+    lengths = [1, 17, 22]
+    documents = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None]
+    positions = torch.cat([torch.arange(n) for n in lengths])[None]
+    with torch.inference_mode():
+        packed = ours(ids, positions_BT=positions, documents_BT=documents)
+    alone = [oracle_logits(theirs, document) for document in ids.split(lengths, 1)]
+    assert furthest(packed, torch.cat(alone, dim=1)) <= TOLERANCE
