@@ -29,6 +29,7 @@ class Record:
     stream: bool | None = None
     usage: Usage | None = None
     first: float | None = None  # seconds to the first piece of the answer
+    engine: float | None = None  # seconds that a whole answer took the engine, queue included
     error: str | None = None
     code: str | None = None
     param: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
@@ -21,11 +22,13 @@ async def answered(request: Request[Any], start: Start) -> Collected:
     record = record_of(request.scope)
 
     async def work() -> Collected:
+        began = time.perf_counter()
         choices = await start()
         try:
             return await choices.collect()
         finally:
             record.usage = choices.usage
+            record.engine = time.perf_counter() - began
 
     return await until_gone(request.receive, work())
 

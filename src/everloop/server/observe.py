@@ -93,13 +93,16 @@ async def send_problem(problem: Problem, send: Send) -> None:
 
 def _headers(record: Record) -> list[tuple[bytes, bytes]]:
     identity = record.request_id.encode()
-    return [
+    headers = [
         (b"x-request-id", identity),
         (b"request-id", identity),  # openai 0.28 reads this one
         (b"openai-processing-ms", b"%d" % (record.took() * 1000)),
         (b"openai-version", b"2020-10-01"),
         (b"x-content-type-options", b"nosniff"),
     ]
+    if record.engine is not None:  # the rest of the time is the server's own
+        headers.append((b"x-everloop-engine-ms", b"%.2f" % (record.engine * 1000)))
+    return headers
 
 
 def _plain(param: str | None) -> str | None:
