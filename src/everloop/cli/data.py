@@ -39,6 +39,7 @@ def inspect(
     ] = None,
     kind: Annotated[str, typer.Option(help="text or examples; default: by the columns.")] = "",
     layout: Annotated[str, typer.Option(help="Layout of the examples, if not detected.")] = "",
+    task: Annotated[str, typer.Option(help="Task of the examples, such as sentiment.")] = "",
     column: Annotated[
         list[str] | None, typer.Option(help="Which column plays a part, as part=column.")
     ] = None,
@@ -55,7 +56,7 @@ def inspect(
     from everloop.data.sources import adapted
 
     found = look(
-        adapted(file, kind=kind, layout=layout, columns=_pairs(column or [])),
+        adapted(file, kind=kind, layout=layout, task=task, columns=_pairs(column or [])),
         tokenizer=tokenizer or _default_tokenizer(settings.model),
         max_rows=max_rows,
         max_tokens=max_tokens,

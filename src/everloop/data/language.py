@@ -36,7 +36,7 @@ def language(text: str) -> str:
     # A character of these scripts says about what four Latin letters do.
     if (han + kana + hangul) * 4 >= latin:
         # Japanese prose is half kana; Chinese texts about Japan quote a few.
-        return "ja" if kana * 3 > han else "ko" if hangul > han else "zh"
+        return "ja" if kana * 2 > han else "ko" if hangul > han else "zh"
     return "en" if len(_ENGLISH.findall(sample)) * 10 >= sample.count(" ") else _model(sample)
 
 

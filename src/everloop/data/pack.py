@@ -106,7 +106,12 @@ def pack(
         run = _Run(sources, encoder, partial, options, fingerprint, identity)
         run.on_progress, run.on_note, run.on_refusal = on_progress, on_note, on_refusal
         run.checkpoint_seconds = checkpoint_seconds
-        manifest = run.run()
+        try:
+            manifest = run.run()
+        except BaseException:
+            for writer in run.writers:
+                writer.abandon()
+            raise
         (partial / _STATE).unlink()
         (partial / _JOURNAL).unlink()
         sync_directory(partial)

@@ -9,6 +9,7 @@ a target).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -91,6 +92,13 @@ class ShardWriter:
         """Close; the number of shards."""
         self._close()
         return self.index + (self.documents > 0)
+
+    def abandon(self) -> None:
+        """Close after an error; what can't be written any more was not promised."""
+        for stream in self._files.values():
+            with contextlib.suppress(OSError):
+                stream.close()
+        self._files = {}
 
     def _sizes(self) -> dict[str, int]:
         sizes = {

@@ -107,11 +107,17 @@ def single(path: Path) -> Source:
 
 
 def adapted(
-    path: Path, *, kind: str = "", layout: str = "", columns: Mapping[str, str] | None = None
+    path: Path,
+    *,
+    kind: str = "",
+    layout: str = "",
+    task: str = "",
+    columns: Mapping[str, str] | None = None,
 ) -> Source:
     """`single`, with what the caller knows better ("" and None: as detected)."""
     source = single(path)
-    told = {"kind": kind or ("examples" if layout or columns else ""), "layout": layout}
+    examples = "examples" if layout or columns or task else ""
+    told = {"kind": kind or examples, "layout": layout, "task": task}
     for key, value in told.items():
         if value:
             source = replace(source, **{key: _CONVERT[key](value)})
