@@ -183,6 +183,17 @@ def test_classify_gives_probabilities_best_first() -> None:
     )
 
 
+def test_labels_are_named_only_where_the_instruction_has_a_place_for_them() -> None:
+    engine = Says(score=lambda prompt, label: [-len(label)])
+    run(classify(engine, "Win a prize now", ["spam", "ham"], task="spam"))
+    assert engine.scored[0].prompt[0]["content"] == instruction(
+        "spam", "en", text="Win a prize now"
+    )
+    with pytest.raises(InvalidRequest) as caught:
+        run(classify(engine, "x", ["a", "b"], task="taste"))
+    assert caught.value.param == "task"
+
+
 def test_length_normalization_is_a_choice() -> None:
     engine = Says(score=lambda prompt, label: [-1.0] * len(label))
     assert run(classify(engine, "x", ["a", "bb"])).label == "a"

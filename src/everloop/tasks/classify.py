@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from everloop.data.instructions import instruction
+from everloop.data.instructions import INSTRUCTIONS, instruction
 from everloop.engine.interface import Engine, ScoreRequest
 from everloop.errors import InvalidRequest
 from everloop.tasks.ask import required, user_turn
@@ -65,10 +65,14 @@ async def classify(
     per_token: bool = False,
     tenant: str = "",
 ) -> Classification:
-    """Which of `labels` fits `text`. `task` "topic" asks for its topic, "classify" for any label.
+    """Which of `labels` fits `text`. `task` says what is asked: "classify" for any labels,
+    "topic" for its topic; "sentiment", "spam" and "intent" are asked without naming the labels.
 
     Raises what `Engine.score` raises; InvalidRequest for an empty text or unusable labels.
     """
-    text = required(text, "text")
-    content = instruction(task, checked(lang, text), text=text, labels=labels)
+    spoken = checked(lang, text)
+    fields: dict[str, str | Sequence[str]] = {"text": required(text, "text")}
+    if "{labels}" in INSTRUCTIONS.get(task, {}).get(spoken, ("",))[0]:
+        fields["labels"] = labels
+    content = instruction(task, spoken, **fields)
     return await choose(engine, content, labels, per_token=per_token, tenant=tenant)

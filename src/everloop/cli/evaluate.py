@@ -1,0 +1,204 @@
+"""`everloop evaluate`: what a model can do, in numbers beside simple baselines."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from everloop.cli.flags import takes_settings
+from everloop.cli.output import AsJson, note, print_json, print_table
+from everloop.errors import InvalidRequest, NotFound
+from everloop.settings import Settings
+
+if TYPE_CHECKING:
+    from everloop.engine.interface import Engine
+    from everloop.evaluate.evaluate import Subject
+
+CARD = "README.md"
+BUILT = Path("recipes/everloop-small/built")  # where the recipe's build.py writes rows
+
+
+@takes_settings("home", "data", "threads")
+def evaluate(
+    settings: Settings,
+    model: Annotated[
+        str | None, typer.Argument(help="Name of a model, or its folder. Default: the setting.")
+    ] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(help="Suite, task or source; may be repeated.", show_default="all"),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Rows of each suite; 0: all.")] = 300,
+    rows: Annotated[
+        Path | None, typer.Option(help="Folder with validation/ and train/ rows.")
+    ] = None,
+    packed: Annotated[
+        Path | None, typer.Option(help="Packed pretraining data, for bits per byte.")
+    ] = None,
+    text: Annotated[
+        list[Path] | None, typer.Option(help="Held-out text instead of --packed.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the report goes.")] = None,
+    card: Annotated[Path | None, typer.Option(help="Write the model card here.")] = None,
+    about: Annotated[
+        Path | None, typer.Option(help="Recipe folder: its part of the card is put in.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Measure the model at this base URL.")] = None,
+    key: Annotated[str | None, typer.Option(help="Key for --url.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Measure a model on tasks and held-out text. Stopped, it goes on where it was."""
+    from everloop.data.files import disk_errors, write_atomic
+    from everloop.evaluate import card as cards
+    from everloop.evaluate.evaluate import evaluate as run
+    from everloop.evaluate.suites import load
+
+    name = model or settings.model
+    told = cards.about(about) if about is not None else cards.About()
+    subject, folder = _subject(settings, name, url)
+    texts = _texts(packed, text or [], folder)
+    suites, missing = load(suite or ["all"], _rows(settings, rows), texts, limit)
+    for left_out, why in missing.items():
+        note(f"{left_out} is left out: {why}")
+    if not suites:
+        raise NotFound("There is nothing to measure. Give rows with --rows DIR.", param="rows")
+    evaluations = settings.home / "evaluations"
+    target = out or evaluations / re.sub(
+        r"[^\w.-]+", "-", f"{subject.name}-{subject.sha256[:8] or 'remote'}"
+    )
+
+    async def measured() -> dict[str, Any]:
+        engine = await _engine(settings, subject, folder, url, key)
+        try:
+            return await run(
+                engine,
+                subject,
+                suites,
+                missing=missing,
+                limit=limit,
+                out=target,
+                cache=evaluations / "baselines",
+            )
+        finally:
+            await engine.close()
+
+    report = asyncio.run(measured())
+    if card is not None:
+        history = cards.runs(folder) if folder is not None else []
+        with disk_errors(card):
+            card.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(card, cards.card(report, history, told).encode("utf-8", "replace"))
+    if json:
+        print_json(report)
+    else:
+        _print(report)
+        note(f"The report is in {target / 'report.md'} and report.json.")
+
+
+def _print(report: dict[str, Any]) -> None:
+    from everloop.evaluate.report import first, interval
+
+    lines = []
+    for result in report["results"]:
+        name = first(result)
+        percent = result["percent"][name]
+        simple = next(iter(result["baselines"]), None)
+        baseline = result["baselines"][simple][name] if simple else None
+        lines.append(
+            (
+                result["name"],
+                name,
+                interval(result["metrics"][name], percent),
+                interval(baseline, percent) if baseline else "",
+                simple or "",
+                result["rows"],
+            )
+        )
+    print_table(("suite", "metric", "model", "baseline", "", "rows"), lines)
+
+
+def _subject(settings: Settings, name: str, url: str | None) -> tuple[Subject, Path | None]:
+    """What is measured, and the folder of its files if it is ours."""
+    from everloop.evaluate.evaluate import Subject
+    from everloop.store.files import folder_sha256, folder_sums
+
+    if url is not None:
+        return Subject(name=name, source=url), None
+    if (Path(name) / "config.json").is_file():
+        folder, version, source = Path(name).resolve(), "", "a folder"
+        name = folder.name
+    else:
+        from everloop.store.database import Database
+        from everloop.store.registry import Registry
+
+        db = Database(settings.home)
+        try:
+            found = Registry(db, default_model=settings.model).get(name)
+        finally:
+            db.close()
+        folder, name, version, source = found.path, found.name, found.version, found.source
+    # Without the card, which is written from the numbers and may lie beside the weights.
+    sums = {file: sha256 for file, sha256 in folder_sums(folder).items() if file != CARD}
+    subject = Subject(name=name, version=version, sha256=folder_sha256(sums), source=source)
+    return subject, folder
+
+
+async def _engine(
+    settings: Settings, subject: Subject, folder: Path | None, url: str | None, key: str | None
+) -> Engine:
+    """The started engine; the caller closes it."""
+    if url is not None:
+        from everloop.engine.remote import RemoteEngine
+
+        engine: Engine = RemoteEngine(url, key or settings.api_key, subject.name)
+    else:
+        from everloop.engine.native import NativeEngine, NativeOptions
+
+        assert folder is not None
+        engine = NativeEngine(folder, subject.name, NativeOptions(threads=settings.threads))
+    try:
+        await engine.start()
+    except BaseException:
+        await engine.close()
+        raise
+    return engine
+
+
+def _rows(settings: Settings, given: Path | None) -> Path | None:
+    """The folder with rows: given, the data folder itself, or where the recipe writes them."""
+    if given is not None:
+        if not (given / "validation").is_dir():
+            raise NotFound(
+                f"{given} has no folder validation. Make rows with: "
+                "python recipes/everloop-small/build.py --only tasks",
+                param="rows",
+            )
+        return given
+    for folder in (settings.data, BUILT):
+        if folder is not None and (folder / "validation").is_dir():
+            return folder
+    return None
+
+
+def _texts(packed: Path | None, files: list[Path], model: Path | None) -> list[str]:
+    """Held-out texts for bits per byte; none if none are given."""
+    if packed is None and not files:
+        return []
+    from everloop.evaluate.held_out import from_file, from_packed
+
+    texts = [text for path in files for text in from_file(path)]
+    if packed is not None:
+        if model is None:
+            raise InvalidRequest(
+                "--packed holds tokens of one tokenizer, which a remote model doesn't share. "
+                "Give the text with --text FILE.",
+                param="packed",
+            )
+        from everloop.model.tokenizer import Tokenizer
+
+        texts += from_packed(packed, Tokenizer.load(model))
+    return texts
