@@ -139,7 +139,7 @@ def pack(
     from everloop.data import sources
 
     refused = _Refused()
-    with _progress() as report:
+    with show_progress() as report:
         manifest = packing.pack(
             sources.load(spec, settings.data),
             tokenizer,
@@ -159,7 +159,7 @@ def pack(
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[Progress], None]]:
+def show_progress() -> Iterator[Callable[[Progress], None]]:
     """A bar on a terminal, a line now and then on a pipe; both on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn

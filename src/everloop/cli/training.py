@@ -1,0 +1,86 @@
+"""What `pretrain` and `finetune` share: their options checked where a type can't say it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from everloop.errors import InvalidRequest, NotFound
+from everloop.train.run import Options
+
+_CHOICES = {"precision": ("auto", "fp32", "bf16"), "save_dtype": ("fp32", "bf16", "fp16")}
+_POSITIVE = (
+    "minutes", "flops", "tokens", "epochs", "context_length", "sequence_length", "batch_tokens",
+    "micro_tokens", "checkpoint_minutes",
+)  # fmt: skip
+
+
+def options(**given: Any) -> Options:
+    """Training options, or InvalidRequest naming the flag."""
+    for name, allowed in _CHOICES.items():
+        if given.get(name) is not None and given[name] not in allowed:
+            raise InvalidRequest(
+                f"{_flag(name)} {given[name]!r} is unknown: one of {', '.join(allowed)}.",
+                param=name,
+            )
+    for name in _POSITIVE:
+        if given.get(name) is not None and not given[name] > 0:
+            raise InvalidRequest(f"{_flag(name)} {given[name]} must be above 0.", param=name)
+    return Options(**given)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def model_directory(model: str) -> Path:
+    """The directory of a registered full model, or `model` itself where it is one."""
+    given = Path(model)
+    if (given / "config.json").is_file():
+        return given
+    from everloop.settings import load
+    from everloop.store.registry import open_registry
+
+    version = open_registry(load()).get(model)
+    if version.kind == "lora":
+        raise InvalidRequest(
+            f"`{model}` is a LoRA adapter: tune its base `{version.base}` again with both data "
+            "sets, or merge it first with `everloop export`.",
+            param="model",
+        )
+    return version.path
+
+
+def packed(data: Path, base: Path, out: Path) -> Path:
+    """Packed examples: `data` itself, or packed now from a specification or a file of rows into
+    the run directory."""
+    if (data / "manifest.json").is_file():
+        return data
+    from everloop.cli.data import show_progress
+    from everloop.data.pack import PackOptions, pack
+    from everloop.data.sources import load as load_sources
+    from everloop.settings import load
+
+    if not data.exists():
+        raise NotFound(f"{data}: no such file or directory.", param="data")
+    target = out / "packed"
+    out.mkdir(parents=True, exist_ok=True)
+    sources = load_sources(data, load().data)
+    with show_progress() as report:
+        pack(sources, base, target, options=PackOptions(val_fraction=0.05), on_progress=report)
+    return target
+
+
+def register(name: str, directory: Path, *, base: str, adapter: bool) -> None:
+    """Makes the result a version of `name`, checked as an imported model is."""
+    from everloop.model.importing import import_model
+    from everloop.settings import load
+    from everloop.store.registry import open_registry
+
+    import_model(
+        directory,
+        open_registry(load()),
+        name=name,
+        source=f"finetune of {base}",
+        base=base if adapter else None,
+    )
