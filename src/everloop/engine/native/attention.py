@@ -103,7 +103,7 @@ def make_group(
 def attend(
     q: Tensor, keys: Tensor, values: Tensor, group: Group, window: int | None, row_multiple: int
 ) -> Tensor:
-    """Attention outputs (tokens, H, D) of scaled queries `q` (tokens, H, D) over one layer's
+    """Attention outputs (tokens, H · D) of scaled queries `q` (tokens, H, D) over one layer's
     blocks."""
     tokens, heads, size = q.shape
     _, kv_heads, block_size, _ = keys.shape
@@ -134,8 +134,8 @@ def attend(
     out = tree_sum(out.view(groups, blocks, kv_heads, padded, size))
     out = (out / total[..., None])[:, :, :rows]
     if groups == tokens:
-        return out.reshape(tokens, heads, size)
-    return out.view(kv_heads, tokens, per_kv, size).transpose(0, 1).reshape(tokens, heads, size)
+        return out.reshape(tokens, heads * size)
+    return out.view(kv_heads, tokens, per_kv, size).transpose(0, 1).reshape(tokens, heads * size)
 
 
 def tree_sum(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
 from everloop.engine.interface import (
@@ -202,7 +202,10 @@ class NativeEngine(Engine):
             while True:
                 await asyncio.sleep(BACKOFF_SECONDS[min(young, len(BACKOFF_SECONDS) - 1)])
                 began = time.monotonic()
-                await self._live()
+                try:
+                    await self._live()
+                except Exception:  # a defect of ours must not leave callers without an engine
+                    log.exception("The engine's keeper failed and goes on.")
                 young = 0 if time.monotonic() - began > STABLE_SECONDS else young + 1
                 self._restarts += 1
                 self._detail = "restarting"
@@ -229,7 +232,7 @@ class NativeEngine(Engine):
             self._process, self._counts = None, (0, 0, 0, 0)
             if process is not None:
                 self._fail_all("The engine stopped and is starting again.")
-                status = await asyncio.shield(process.stop())
+                status = await _to_the_end(process.stop())
                 log.info("The engine's process %d ended with status %d.", process.pid, status)
 
     async def _loaded(self, process: Process) -> bool:
@@ -314,6 +317,16 @@ class NativeEngine(Engine):
         pending, self._pending = self._pending, {}
         for request in pending.values():
             request.fail(EngineUnavailable(message, retry_after=max(self._start_seconds, 1.0)))
+
+
+async def _to_the_end(work: Coroutine[None, None, int]) -> int:
+    """Awaits `work` even if cancelled meanwhile: no process may be left behind."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 def _error(fatal: Message) -> EverloopError:

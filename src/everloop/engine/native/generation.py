@@ -33,6 +33,8 @@ class Reply(Pending):
         self.future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
 
     def feed(self, event: Message) -> bool:
+        if "cancelled" in event:
+            return True
         if event["error"] is not None:
             self.fail(model_failed(event["error"]))
         elif not self.future.done():
@@ -64,7 +66,7 @@ class NativeGeneration(Generation, Pending):
         self._ended = asyncio.Event()
 
     def feed(self, event: Message) -> bool:
-        if event.get("cancelled") is not None:
+        if "cancelled" in event:
             self._end(event["usage"])
             self._events.put_nowait(None)
             return True

@@ -93,7 +93,7 @@ class Runner:
                 for g in groups
             ]
             attended = outs[0] if len(outs) == 1 else torch.cat(outs)
-            layer.finish(x, attended.view(tokens, -1))
+            layer.finish(x, attended)
         return self._norm(x)[:tokens]
 
     @torch.inference_mode()
