@@ -58,7 +58,7 @@ def chat(
         sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
     )
     if text is None and url is None:
-        note(f"Loading {settings.model} …")
+        note(f"Starting with {settings.remote_url or settings.model} …")
     with _Background() as background:
         conversation = Conversation(
             engine=background.enter(_engine(settings, url, key)),

@@ -24,7 +24,7 @@ def serve(settings: Settings) -> None:
         hint = f" Did you mean {near}?" if near else ""
         note(f"warning: {name} is no setting and has no effect.{hint}")
 
-    note(f"Loading {settings.model} …")
+    note(f"Starting with {settings.remote_url or settings.model} …")
 
     from everloop.server import run
 
