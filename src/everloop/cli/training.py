@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,12 @@ def model_directory(model: str) -> Path:
     if (given / "config.json").is_file():
         return given
     from everloop.settings import load
-    from everloop.store.registry import open_registry
+    from everloop.store.database import Database
+    from everloop.store.registry import Registry
 
-    version = open_registry(load()).get(model)
+    settings = load()
+    with closing(Database(settings.home)) as db:
+        version = Registry(db, default_model=settings.model).get(model)
     if version.kind == "lora":
         raise InvalidRequest(
             f"`{model}` is a LoRA adapter: tune its base `{version.base}` again with both data "
@@ -75,12 +79,15 @@ def register(name: str, directory: Path, *, base: str, adapter: bool) -> None:
     """Makes the result a version of `name`, checked as an imported model is."""
     from everloop.model.importing import import_model
     from everloop.settings import load
-    from everloop.store.registry import open_registry
+    from everloop.store.database import Database
+    from everloop.store.registry import Registry
 
-    import_model(
-        directory,
-        open_registry(load()),
-        name=name,
-        source=f"finetune of {base}",
-        base=base if adapter else None,
-    )
+    settings = load()
+    with closing(Database(settings.home)) as db:
+        import_model(
+            directory,
+            Registry(db, default_model=settings.model),
+            name=name,
+            source=f"finetune of {base}",
+            base=base if adapter else None,
+        )

@@ -103,10 +103,9 @@ def shard(model: nn.Module, blocks: nn.ModuleList, processes: Processes) -> None
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    for module in model.modules():
+    for module in (*blocks, model):
         # The loss is already divided by the global number of targets: sum, don't average.
-        if hasattr(module, "set_gradient_divide_factor"):
-            module.set_gradient_divide_factor(1.0)
+        module.set_gradient_divide_factor(1.0)
 
 
 def whole(tensor: Tensor) -> Tensor:
