@@ -91,7 +91,7 @@ def test_steps_are_chosen_and_checked() -> None:
     assert steps_of(True) == STEPS
     assert steps_of(False) == ()
     assert steps_of(["noise", "control"]) == ("control", "noise")
-    with pytest.raises(InvalidRequest, match="no step named polish.*control"):
+    with pytest.raises(InvalidRequest, match=r"no step named polish.*control"):
         steps_of(["polish"])
 
 

@@ -95,7 +95,7 @@ ROWS = [{"a": "1"}, {"a": "[2]"}, "three"]
         json.dumps(ROWS, indent=2),
         "[\n" + ",\n".join(map(json.dumps, ROWS)) + "\n]\n",
         json.dumps({"version": 1, "data": ROWS}, indent=2),
-        json.dumps({"data": ROWS, "note": "the word \"data\": [1]"}, indent=1),
+        json.dumps({"data": ROWS, "note": 'the word "data": [1]'}, indent=1),
     ],
 )
 def test_a_file_that_is_one_json_value(write, content: str) -> None:

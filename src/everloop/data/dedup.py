@@ -15,6 +15,7 @@ from everloop.data.minhash import BANDS, band_keys
 
 Verdict = Literal["", "exact", "near"]
 U64 = npt.NDArray[np.uint64]
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio, odd
 
 
 class KeySet:
@@ -64,7 +65,9 @@ class KeySet:
             keys, slots = keys[left], (slots[left] + 1) % len(self._slots)
 
     def _home(self, keys: U64) -> npt.NDArray[np.int64]:
-        return (keys & np.uint64(len(self._slots) - 1)).astype(np.int64)
+        # Fibonacci hashing: neighbouring keys, too, are spread over the table.
+        bits = len(self._slots).bit_length() - 1
+        return ((keys * _SPREAD) >> np.uint64(64 - bits)).astype(np.int64)
 
 
 class Deduplicator:

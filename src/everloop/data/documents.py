@@ -62,9 +62,8 @@ class Intake:
         """The layout of the example rows, "" before one was read."""
         return self._layout.name if self._layout else ""
 
-    def accept(self, rows: list[Row]) -> list[Document]:
-        """The documents among `rows`."""
-        candidates = [d for row in rows if (d := self._read(row)) is not None]
+    def accept(self, candidates: list[Document]) -> list[Document]:
+        """The candidates (from `read`) that are no copies."""
         if self.source.dedup == "none":
             verdicts = [""] * len(candidates)
         else:
@@ -83,7 +82,7 @@ class Intake:
             self.counts.languages[lang or language(document.text)] += 1
         return accepted
 
-    def _read(self, row: Row) -> Document | None:
+    def read(self, row: Row) -> Document | None:
         """The row as a candidate, or None when it is refused, not chosen or too short."""
         counts, source = self.counts, self.source
         counts.rows += 1

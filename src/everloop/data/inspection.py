@@ -18,7 +18,6 @@ from everloop.data.dedup import Deduplicator
 from everloop.data.documents import Document, Intake
 from everloop.data.encode import Encoder
 from everloop.data.read import format_of
-from everloop.data.row import Row
 from everloop.data.sources import Source
 from everloop.errors import DataError
 
@@ -110,8 +109,8 @@ class _Inspector:
         )
 
     def run(self) -> Inspection:
-        for batch in self._batches():
-            documents = self.intake.accept(batch)
+        for candidates in self._batches():
+            documents = self.intake.accept(candidates)
             self.chars += [len(d.text) for d in documents]
             self._encode(documents)
             for document in documents:
@@ -124,8 +123,8 @@ class _Inspector:
         if len(self.found.refusals) < MAX_REFUSED:
             self.found.refusals.append(Refusal(error.line, error.reason, error.repair))
 
-    def _batches(self) -> Iterator[list[Row]]:
-        batch: list[Row] = []
+    def _batches(self) -> Iterator[list[Document]]:
+        batch: list[Document] = []
         read = 0
         for path in self.source.files:
             rows = specs.rows(
@@ -134,8 +133,9 @@ class _Inspector:
             for row in rows:
                 if not self.found.columns and isinstance(row.value, dict):
                     self.found.columns = [str(name) for name in row.value]
-                batch.append(row)
                 read += 1
+                if (document := self.intake.read(row)) is not None:
+                    batch.append(document)
                 if len(batch) >= _BATCH_ROWS or read == self.max_rows:
                     yield batch
                     batch = []

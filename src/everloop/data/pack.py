@@ -230,13 +230,13 @@ class _Run:
         for _ in islice(rows, self.row):
             pass
         skipping = False
-        for batch in _batches(rows):
-            documents = intake.accept(batch)
+        for number, candidates in _batches(rows, intake):
+            documents = intake.accept(candidates)
             if source.kind == "examples":
                 self._write_examples(documents, counts, refuse)
             else:
                 self._write_texts(documents, counts, source.fim_rate)
-            self.row += len(batch)
+            self.row += number
             self._report(source)
             if time.monotonic() - self.saved > self.checkpoint_seconds:
                 self._checkpoint()
@@ -369,7 +369,7 @@ class _Run:
         }
         text = json.dumps(manifest, ensure_ascii=False, indent=1)
         write_atomic(self.partial / MANIFEST, text.encode())
-        return manifest
+        return read_manifest(self.partial)
 
     def _describe(self, split: str, index: int) -> dict[str, Any]:
         tokens = shard_path(self.partial, split, index, "tokens")
@@ -381,16 +381,18 @@ class _Run:
         }
 
 
-def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    """Rows in lists of about a megabyte: enough to keep the encoder's threads busy."""
-    batch: list[Row] = []
-    chars = 0
+def _batches(rows: Iterator[Row], intake: Intake) -> Iterator[tuple[int, list[Document]]]:
+    """How many rows were read, and the candidates among them: about a megabyte of text, enough to
+    keep the encoder's threads busy."""
+    number = chars = 0
+    candidates: list[Document] = []
     for row in rows:
-        batch.append(row)
-        values = (row.value,) if isinstance(row.value, str) else row.value.values()
-        chars += sum(len(v) for v in values if isinstance(v, str))
-        if chars >= _BATCH_CHARS or len(batch) >= _BATCH_ROWS:
-            yield batch
-            batch, chars = [], 0
-    if batch:
-        yield batch
+        number += 1
+        if (document := intake.read(row)) is not None:
+            candidates.append(document)
+            chars += len(document.text)
+        if chars >= _BATCH_CHARS or number >= _BATCH_ROWS:
+            yield number, candidates
+            number, chars, candidates = 0, 0, []
+    if number:
+        yield number, candidates

@@ -357,5 +357,5 @@ def _subset(
                 continue
             yield text
             budget -= length(text)
-            if budget <= 0:
+            if budget <= 0 and part < 1:
                 return
