@@ -152,6 +152,7 @@ class ModelInfo:
     fills_middle: bool = False
     embeds: bool = True
     created: int = 0  # Unix seconds
+    sampling: Sampling = field(default_factory=Sampling)  # advised where a request doesn't say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -253,6 +253,7 @@ class NativeEngine(Engine):
                 vocab_size=self._prompts.config.vocab_size,
                 fills_middle=self._prompts.tokenizer.fill_in_middle is not None,
                 created=self._created,
+                sampling=self._prompts.sampling,
             )
             full = self._prompts.config.max_position_embeddings
             if ready["context_length"] < full:

@@ -211,12 +211,28 @@ async def _long(size: int, function: Any, *arguments: Any) -> list[int]:
     return cast("list[int]", await asyncio.to_thread(function, *arguments))
 
 
-def _generation_eos(directory: Path) -> tuple[int, ...]:
-    """generation_config.json may name more end tokens than config.json."""
+def _generation_config(directory: Path) -> dict[str, Any]:
+    """generation_config.json, or nothing where it is missing or broken."""
     try:
         value = json.loads((directory / "generation_config.json").read_text(encoding="utf-8"))
-        found = value.get("eos_token_id")
-    except (OSError, ValueError, AttributeError):
-        return ()
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _eos(settings: dict[str, Any]) -> tuple[int, ...]:
+    """generation_config.json may name more end tokens than config.json."""
+    found = settings.get("eos_token_id")
     ids = found if isinstance(found, list) else [found]
     return tuple(i for i in ids if isinstance(i, int))
+
+
+def _advised(settings: dict[str, Any]) -> Sampling:
+    """How the model's makers say that it should be sampled; OpenAI's defaults where they don't."""
+    if settings.get("do_sample") is False:
+        return Sampling()
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    given = {n: settings[n] for n in names if isinstance(settings.get(n), int | float)}
+    if "top_k" in given:
+        given["top_k"] = int(given["top_k"])
+    return Sampling(**given)
