@@ -39,8 +39,10 @@ def chat(
     ] = None,
     key: Annotated[str | None, typer.Option(help="Key for --url.")] = None,
     system: Annotated[str, typer.Option(help="System message.")] = "",
-    temperature: Annotated[float, typer.Option(help="0 is always the likeliest token.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Leave out the unlikeliest tokens.")] = 0.95,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 is always the likeliest token.")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(help="Leave out the unlikeliest tokens.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same answer every time.")] = None,
     json: AsJson = False,
@@ -50,20 +52,19 @@ def chat(
     if json and text is None:
         raise InvalidRequest("--json needs a question: everloop chat --json QUESTION.")
 
-    from everloop.engine.interface import GenerateRequest, Sampling
+    from everloop.engine.interface import GenerateRequest
 
-    plan = GenerateRequest(
-        prompt="",
-        max_tokens=max_tokens,
-        sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
-    )
+    chosen = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    given = {name: value for name, value in chosen.items() if value is not None}
     if text is None and url is None:
         note(f"Starting with {settings.remote_url or settings.model} …")
     with _Background() as background:
+        engine = background.enter(_engine(settings, url, key))
+        sampling = replace(engine.info.sampling, **given)
         conversation = Conversation(
-            engine=background.enter(_engine(settings, url, key)),
+            engine=engine,
             background=background,
-            plan=plan,
+            plan=GenerateRequest(prompt="", max_tokens=max_tokens, sampling=sampling),
             system=system,
         )
         if text is None:

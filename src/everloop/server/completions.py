@@ -44,7 +44,7 @@ async def completion(request: Request, engine_name: str | None = None) -> Respon
         GenerateRequest(
             prompt=prompt,
             max_tokens=asked.max_tokens,
-            sampling=asked.sampling,
+            sampling=asked.sampling(engine.info.sampling),
             stop=asked.stop,
             ignore_eos=asked.ignore_eos,
             logprobs=asked.logprobs,

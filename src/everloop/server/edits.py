@@ -8,7 +8,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from everloop import tasks
-from everloop.engine.interface import Sampling
 from everloop.server.context import record_of, service_of
 from everloop.server.document import body_of
 from everloop.server.errors import renamed
@@ -41,7 +40,7 @@ async def edit(request: Request, engine_name: str | None = None) -> Response:
                 text=asked.input,
                 instruction=asked.instruction,
                 n=asked.n,
-                sampling=Sampling(temperature=asked.temperature, top_p=asked.top_p),
+                sampling=asked.sampling(engine.info.sampling),
                 tenant=record.key or "",
                 request_id=record.request_id,
             )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import orjson
@@ -61,6 +61,9 @@ CHAT_ONLY = {
 }
 
 
+_SAMPLING = {field.name for field in fields(Sampling)}
+
+
 class Parameters(BaseModel):
     """A body, checked. Fields are the parameters with an effect."""
 
@@ -85,6 +88,13 @@ class Parameters(BaseModel):
             return cls.model_validate(rest)
         except ValidationError as error:
             raise explain.explained(error) from None
+
+    def sampling(self, advised: Sampling) -> Sampling:
+        """What was asked for; where nothing was, what the model's makers advise."""
+        given = {n: getattr(self, n) for n in self.model_fields_set & _SAMPLING}
+        if "seed" in given:
+            given["seed"] %= 2**63
+        return replace(advised, **given)
 
     def check(self, settings: Settings) -> None:
         """The limits that settings decide. Raises InvalidRequest."""
@@ -176,20 +186,6 @@ class GenerateParameters(Parameters):
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options.include_usage)
-
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            repetition_penalty=self.repetition_penalty,
-            logit_bias=self.logit_bias,
-            seed=None if self.seed is None else self.seed % 2**63,
-        )
 
     def check(self, settings: Settings) -> None:
         _check_most("n", self.n, settings.max_n, "max_n")

@@ -30,7 +30,7 @@ from everloop.engine.native.frames import Message
 from everloop.engine.native.generation import NativeGeneration, Pending, Reply
 from everloop.engine.native.options import NativeOptions
 from everloop.engine.native.process import Process
-from everloop.engine.native.prompts import Prompts
+from everloop.engine.native.prompts import Prompts, text_folder
 from everloop.errors import EngineUnavailable, EverloopError, InvalidRequest, Overloaded
 
 log = logging.getLogger(__name__)
@@ -51,9 +51,12 @@ class NativeEngine(Engine):
         model_id: str,
         options: NativeOptions | None = None,
         *,
+        adapter_dir: Path | None = None,
         created: int = 0,
     ) -> None:
+        """`adapter_dir` is a LoRA in PEFT's layout, merged into the model when it is loaded."""
         self._directory = model_dir.absolute()
+        self._adapter = None if adapter_dir is None else adapter_dir.absolute()
         self._options = options or NativeOptions()
         self._created = created
         self._prompts: Prompts | None = None
@@ -69,7 +72,9 @@ class NativeEngine(Engine):
 
     async def start(self) -> None:
         if self._supervisor is None:
-            self._prompts = await asyncio.to_thread(Prompts, self._directory)
+            self._prompts = await asyncio.to_thread(
+                Prompts, self._directory, text_folder(self._directory, self._adapter)
+            )
             self._first_start = asyncio.get_running_loop().create_future()
             self._supervisor = asyncio.create_task(self._supervise())
         assert self._first_start is not None
@@ -159,7 +164,7 @@ class NativeEngine(Engine):
         return EngineStatus(
             ready=self._process is not None,
             running=running,
-            waiting=waiting,
+            waiting=max(waiting, len(self._pending) - running, 0),
             restarts=self._restarts,
             kv_blocks_used=used,
             kv_blocks_total=total,
@@ -219,7 +224,12 @@ class NativeEngine(Engine):
             began = time.monotonic()
             self._detail = "loading the model"
             process = await Process.start(
-                {"model_dir": str(self._directory), "options": dataclasses.asdict(self._options)}
+                {
+                    "model_dir": str(self._directory),
+                    "adapter_dir": None if self._adapter is None else str(self._adapter),
+                    "text_dir": str(text_folder(self._directory, self._adapter)),
+                    "options": dataclasses.asdict(self._options),
+                }
             )
             if await self._loaded(process):
                 self._start_seconds = time.monotonic() - began

@@ -24,17 +24,19 @@ MAX_LOGPROBS = 100
 class Prompts:
     """One model's tokenizer and template, with its limits."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, text_dir: Path | None = None) -> None:
+        """Config from `directory`, tokenizer and template from `text_dir` (None: from there)."""
+        text_dir = text_dir or directory
         self.config = ModelConfig.load(directory)
-        self.tokenizer = Tokenizer.load(directory)
+        self.tokenizer = Tokenizer.load(text_dir)
         self.context_length = self.config.max_position_embeddings
-        self.eos = frozenset(
-            {*self.config.eos_token_ids, *self.tokenizer.eos_ids, *_generation_eos(directory)}
-        )
+        settings = _generation_config(directory)
+        self.eos = frozenset({*self.config.eos_token_ids, *self.tokenizer.eos_ids, *_eos(settings)})
+        self.sampling = _advised(settings)
         self._template: ChatTemplate | None = None
         self._why_no_template: InvalidRequest | None = None
         try:
-            self._template = ChatTemplate.load(directory, self.tokenizer)
+            self._template = ChatTemplate.load(text_dir, self.tokenizer)
         except InvalidRequest as error:
             self._why_no_template = error
         self._longest = max(
@@ -162,6 +164,11 @@ class Prompts:
         _check_text(text, param)
         if len(text) > self.context_length * self._longest:
             raise self.too_long(-(-len(text) // self._longest), None, text, least=True)
+
+
+def text_folder(directory: Path, adapter: Path | None) -> Path:
+    """Where tokenizer and template are: with the adapter if it brought its own."""
+    return adapter if adapter is not None and (adapter / "tokenizer.json").is_file() else directory
 
 
 def check_sampling(sampling: Sampling, vocab_size: int) -> None:
