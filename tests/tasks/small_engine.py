@@ -25,7 +25,7 @@ from everloop.engine.interface import (
     TokenLogprob,
     Usage,
 )
-from everloop.errors import EngineUnavailable, Overloaded
+from everloop.errors import ContextLengthExceeded, EngineUnavailable, Overloaded
 
 LETTERS = "abcdefgh"
 
@@ -104,7 +104,7 @@ class SmallGeneration(Generation):
 
 class SmallEngine(Engine):
     def __init__(self) -> None:
-        self.info = ModelInfo(id="small", context_length=4096, vocab_size=256)
+        self.info = ModelInfo(id="small", context_length=10**7, vocab_size=256)
         self.running = 0
         self.started: list[GenerateRequest] = []
         self.scored: list[ScoreRequest] = []
@@ -118,10 +118,16 @@ class SmallEngine(Engine):
 
     async def generate(self, request: GenerateRequest) -> Generation:
         await asyncio.sleep(0)
+        self.check(request)
         if self.refuses_after is not None and len(self.started) >= self.refuses_after:
             raise Overloaded("The queue is full.")
         self.started.append(request)
         return SmallGeneration(self, request)
+
+    def check(self, request: GenerateRequest) -> None:
+        length = len(text_of(request.prompt)) + (request.max_tokens or 0)
+        if length > self.info.context_length:
+            raise ContextLengthExceeded(f"{length} tokens are too many.")
 
     async def score(self, request: ScoreRequest) -> list[Score]:
         await asyncio.sleep(0)

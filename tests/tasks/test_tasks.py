@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from everloop.data.instructions import NOT_IN_PASSAGE, instruction
 from everloop.engine.interface import Chunk, GenerateRequest, Generation, Score, ScoreRequest
-from everloop.errors import InvalidRequest
+from everloop.errors import ContextLengthExceeded, InvalidRequest
 from everloop.tasks import answer, classify, correct, sentiment, summarize, translate
 from everloop.tasks.answer import support
 from everloop.tasks.language import language_of
@@ -33,6 +33,7 @@ class Says(SmallEngine):
         self.reply, self.by = reply, score
 
     async def generate(self, request: GenerateRequest) -> Generation:
+        self.check(request)
         self.started.append(request)
         return Saying(self, request)
 
@@ -132,8 +133,8 @@ def test_length_is_bound_by_the_context() -> None:
     run(summarize(engine, "word " * 20, max_tokens=7))
     assert engine.started[1].max_tokens == 3
     engine.info = replace(engine.info, context_length=used)
-    run(summarize(engine, "word " * 20, max_tokens=7))
-    assert engine.started[2].max_tokens == 7  # the engine itself refuses, with its own message
+    with pytest.raises(ContextLengthExceeded):
+        run(summarize(engine, "word " * 20, max_tokens=7))
 
 
 def test_summarize_can_give_a_title() -> None:
@@ -199,6 +200,18 @@ def test_length_normalization_is_a_choice() -> None:
     assert run(classify(engine, "x", ["a", "bb"])).label == "a"
     even = run(classify(engine, "x", ["a", "bb"], per_token=True))
     assert even.probabilities == pytest.approx({"a": 0.5, "bb": 0.5})
+
+
+def test_an_engine_that_cannot_score_is_asked_to_write() -> None:
+    class Writes(Says):
+        async def score(self, request: ScoreRequest) -> list[Score]:
+            raise InvalidRequest("No scores after messages.", param="prompt")
+
+    chosen = run(classify(Writes("It is Sports."), "x", ["art", "sports", "politics"]))
+    assert (chosen.label, chosen.scored) == ("sports", False)
+    assert chosen.probabilities == {"sports": 1, "art": 0, "politics": 0}
+    assert run(classify(Writes("politic"), "x", ["art", "politics"])).label == "politics"
+    assert run(classify(Writes(""), "x", ["art", "politics"])).label == "art"
 
 
 @pytest.mark.parametrize("labels", [[], ["one"], ["same", "same"], ["a", " "]])

@@ -39,7 +39,10 @@ class Classification(Suite):
         chosen = await classify(
             engine, row["text"], row["labels"], task=row["task"], lang=row["lang"]
         )
-        return {"label": chosen.label, "probability": chosen.probability}
+        return {
+            "label": chosen.label,
+            "probability": chosen.probability if chosen.scored else None,
+        }
 
     def statistics(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> Statistics:
         index = {label: i for i, label in enumerate(self.labels)}

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from everloop.engine.interface import Engine, Sampling
+from everloop.engine.interface import Engine
 from everloop.evaluate.estimate import Statistics
 from everloop.evaluate.overlap import rouge_l
 from everloop.evaluate.suite import Metric, Prediction, Row, Suite, mean, said, share
 from everloop.tasks import edit
+from everloop.tasks.ask import GREEDY, room_for
 
 
 class Editing(Suite):
@@ -23,13 +24,12 @@ class Editing(Suite):
         return {"exact match": share(0, 2), "ROUGE-L": mean(1, 2)}
 
     async def predict(self, engine: Engine, row: Row) -> Prediction:
-        room = 2 * await engine.count_tokens(row["src"]) + 32
         choices = await edit(
             engine,
             text=row["src"],
             instruction=row["instruction"],
-            max_tokens=room,
-            sampling=Sampling(temperature=0.0),
+            max_tokens=room_for(row["src"]),
+            sampling=GREEDY,
         )
         collected = await choices.collect()
         return {"text": collected.choices[0].text.strip()}

@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("everloop", "torch", "numpy", "tokenizers", "scikit-learn", "sacrebleu")
+PACKAGES = ("torch", "numpy", "tokenizers", "scikit-learn", "sacrebleu")
 
 
 def machine() -> dict[str, str | int]:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import everloop
 from everloop.data.files import disk_errors, write_atomic
 from everloop.engine.interface import Engine
 from everloop.errors import EngineUnavailable, InvalidRequest
@@ -65,6 +66,10 @@ async def evaluate(
             progress.end(measured.name, f"not measured: {error.message}")
             continue
         except EngineUnavailable as error:
+            if engine.status().ready:  # it answers, but not this: log-probabilities, say
+                left_out[measured.name] = error.message
+                progress.end(measured.name, f"not measured: {error.message}")
+                continue
             raise EngineUnavailable(
                 f"{error.message} What was answered is kept: run the same command to go on."
             ) from error
@@ -80,7 +85,7 @@ async def evaluate(
         "seed": SEED,
         "seconds": round(time.monotonic() - started, 1),
         "machine": machine(),
-        "versions": versions(),
+        "versions": {"everloop": everloop.__version__, **versions()},
         "results": [asdict(result) for result in results],
         "missing": left_out,
     }

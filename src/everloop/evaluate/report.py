@@ -31,10 +31,8 @@ def figure(value: float, percent: bool) -> str:
 
 def interval(estimate: Mapping[str, float], percent: bool) -> str:
     """A value with its 95 % interval, if it has one."""
-    value = figure(estimate["value"], percent)
-    if estimate["low"] == estimate["high"]:
-        return value
-    return f"{value} [{figure(estimate['low'], percent)}, {figure(estimate['high'], percent)}]"
+    value, low, high = (figure(estimate[part], percent) for part in ("value", "low", "high"))
+    return value if low == high else f"{value} [{low}, {high}]"
 
 
 def first(result: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from everloop.engine.interface import (
     Engine,
@@ -12,7 +12,7 @@ from everloop.engine.interface import (
     Sampling,
     Usage,
 )
-from everloop.errors import InvalidRequest
+from everloop.errors import ContextLengthExceeded, InvalidRequest
 from everloop.tasks.choices import start
 
 GREEDY = Sampling(temperature=0.0)
@@ -41,6 +41,12 @@ def required(text: str, param: str) -> str:
     return stripped
 
 
+def room_for(text: str) -> int:
+    """A bound on a reply that is about as long as `text`, which only a runaway reply meets: no
+    token is shorter than a byte."""
+    return len(text.encode("utf-8", "surrogatepass")) + 32
+
+
 async def ask(
     engine: Engine,
     content: str,
@@ -52,19 +58,25 @@ async def ask(
 ) -> Reply:
     """The model's reply to one user message, of at most `max_tokens` or what the context leaves.
 
-    Raises what `Engine.generate` raises.
+    Raises what `Engine.generate` raises; ContextLengthExceeded only if the message leaves no room.
     """
     prompt = user_turn(content)
-    room = engine.info.context_length - await engine.count_tokens(prompt)
     request = GenerateRequest(
         prompt=prompt,
-        # Without room the engine refuses the prompt itself, with its own message.
-        max_tokens=min(max_tokens, room) if room > 0 else max_tokens,
+        max_tokens=max_tokens,
         sampling=sampling,
         tenant=tenant,
         request_id=request_id,
     )
-    collected = await (await start(engine, [request], candidates=1, keep=1)).collect()
+    try:
+        choices = await start(engine, [request], candidates=1, keep=1)
+    except ContextLengthExceeded:
+        room = engine.info.context_length - await engine.count_tokens(prompt)
+        if not 0 < room < max_tokens:
+            raise
+        request = replace(request, max_tokens=room)
+        choices = await start(engine, [request], candidates=1, keep=1)
+    collected = await choices.collect()
     choice = collected.choices[0]
     return Reply(
         text=choice.text.strip(), finish_reason=choice.finish_reason, usage=collected.usage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from everloop.data.instructions import instruction
 from everloop.engine.interface import Engine
-from everloop.tasks.ask import Reply, ask, required
+from everloop.tasks.ask import Reply, ask, required, room_for
 from everloop.tasks.language import checked
 
 
@@ -22,12 +22,10 @@ async def correct(
     Raises what `Engine.generate` raises; InvalidRequest for an empty text.
     """
     bare = required(text, "text")
-    if max_tokens is None:
-        max_tokens = await engine.count_tokens(bare) * 3 // 2 + 16
     reply = await ask(
         engine,
         instruction("correct", checked(lang, bare), text=bare),
-        max_tokens=max_tokens,
+        max_tokens=room_for(bare) if max_tokens is None else max_tokens,
         tenant=tenant,
         request_id=request_id,
     )

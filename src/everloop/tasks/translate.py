@@ -5,7 +5,7 @@ from __future__ import annotations
 from everloop.data.instructions import instruction
 from everloop.engine.interface import Engine
 from everloop.errors import InvalidRequest
-from everloop.tasks.ask import Reply, ask, required
+from everloop.tasks.ask import Reply, ask, required, room_for
 from everloop.tasks.language import checked
 
 
@@ -36,7 +36,11 @@ async def translate(
             f"source and target are both {wanted}. Translation is between zh and en.",
             param="target",
         )
-    if max_tokens is None:
-        max_tokens = 2 * await engine.count_tokens(text) + 16
     content = instruction("translate", spoken, text=text, target=wanted)
-    return await ask(engine, content, max_tokens=max_tokens, tenant=tenant, request_id=request_id)
+    return await ask(
+        engine,
+        content,
+        max_tokens=room_for(text) if max_tokens is None else max_tokens,
+        tenant=tenant,
+        request_id=request_id,
+    )
