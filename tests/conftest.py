@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# An example's time says how busy the machine is, nothing of the code.
+hypothesis.settings.register_profile("everloop", deadline=None)
+hypothesis.settings.load_profile("everloop")
 
 
 @pytest.fixture(autouse=True)
