@@ -160,7 +160,9 @@ class NativeEngine(Engine):
         return len(await self._prompts.encode(prompt))
 
     def status(self) -> EngineStatus:
-        running, waiting, used, total = self._counts
+        running, waiting, used, total = self._counts  # as of the worker's last message
+        if not self._pending:
+            running = waiting = 0
         return EngineStatus(
             ready=self._process is not None,
             running=running,
@@ -306,8 +308,7 @@ class NativeEngine(Engine):
                 return
             if message is None:
                 return
-            if "status" in message:
-                self._counts = tuple(message["status"])
+            self._counts = tuple(message["status"])
             for event in message.get("events", ()):
                 self._feed(event["key"], event)
             if "cancelled" in message:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -250,10 +249,3 @@ def _similar(length: int, others: list[int]) -> bool:
     """Whether padding everyone to the longest table wastes less than half of the work."""
     longest = max(length, *others)
     return longest * (len(others) + 1) <= 2 * (length + sum(others)) + 8
-
-
-def load_model(directory: Path) -> tuple[ModelConfig, Transformer]:
-    """The model of a directory, as training saved it."""
-    from everloop.model.checkpoint import load
-
-    return load(directory)

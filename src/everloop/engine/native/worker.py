@@ -26,7 +26,9 @@ from everloop.engine.native.runner import Runner
 from everloop.engine.native.sampler import Choice
 from everloop.errors import EverloopError
 from everloop.model import checkpoint
+from everloop.model.config import ModelConfig
 from everloop.model.tokenizer import Tokenizer
+from everloop.model.transformer import Transformer
 
 HEARTBEAT_SECONDS = 1.0
 
@@ -37,10 +39,9 @@ class Worker:
     def __init__(self, channel: Channel, setup: Message) -> None:
         self._channel = channel
         options = NativeOptions(**setup["options"])
-        directory = Path(setup["model_dir"])
         torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
-        self._table = text_table(Tokenizer.load(directory))
-        config, model = checkpoint.load(directory)
+        self._table = text_table(Tokenizer.load(Path(setup["text_dir"])))
+        config, model = load_model(setup["model_dir"], setup["adapter_dir"])
         blocks = plan_blocks(config, options, available_memory())
         runner = Runner(config, model, blocks=blocks, block_size=options.block_size)
         self._core = Core(runner, max_running=options.max_running, chunk=options.prefill_chunk)
@@ -89,7 +90,8 @@ class Worker:
                     EmbedJob(key, texts=message["texts"], request_id=message["request_id"])
                 )
             case "cancel":
-                self._channel.send({"cancelled": key, "usage": self._core.cancel(key)})
+                usage = self._core.cancel(key)
+                self._channel.send({"cancelled": key, "usage": usage, "status": self._state()})
 
     def _generate(self, key: int, message: Message) -> GenerateJob:
         rules: dict[str, Any] = message["sampling"]
@@ -110,13 +112,26 @@ class Worker:
             request_id=message["request_id"],
         )
 
-    def _report(self, events: list[Any]) -> None:
+    def _state(self) -> list[int]:
+        """Sequences running and waiting, blocks used and there."""
         scheduler, blocks = self._core.scheduler, self._core.blocks
-        status = [len(scheduler.running), len(scheduler.waiting), blocks.used, blocks.total]
+        return [len(scheduler.running), len(scheduler.waiting), blocks.used, blocks.total]
+
+    def _report(self, events: list[Any]) -> None:
+        status = self._state()
         now = time.monotonic()
         if events or status != self._status or now - self._sent > HEARTBEAT_SECONDS / 2:
             self._channel.send({"events": events, "status": status})
             self._sent, self._status = now, status
+
+
+def load_model(directory: str, adapter: str | None) -> tuple[ModelConfig, Transformer]:
+    """A model, with its adapter merged in if it has one."""
+    if adapter is None:
+        return checkpoint.load(Path(directory))
+    from everloop.model.lora import load_merged
+
+    return load_merged(Path(adapter), Path(directory))
 
 
 def text_table(tokenizer: Tokenizer) -> list[bytes]:
