@@ -54,13 +54,17 @@ def chat(
 
     from everloop.engine.interface import GenerateRequest
 
-    chosen = {"temperature": temperature, "top_p": top_p, "seed": seed}
-    given = {name: value for name, value in chosen.items() if value is not None}
     if text is None and url is None:
         note(f"Starting with {settings.remote_url or settings.model} …")
     with _Background() as background:
         engine = background.enter(_engine(settings, url, key))
-        sampling = replace(engine.info.sampling, **given)
+        advised = engine.info.sampling
+        sampling = replace(
+            advised,
+            temperature=advised.temperature if temperature is None else temperature,
+            top_p=advised.top_p if top_p is None else top_p,
+            seed=seed,
+        )
         conversation = Conversation(
             engine=engine,
             background=background,

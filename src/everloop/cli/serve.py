@@ -40,8 +40,9 @@ def _announce(settings: Settings, listening: Listening) -> None:
         f"  base URL  {listening.base_url}",
     ]
     if key is not None:
-        kept = " (EVERLOOP_API_KEY)" if key == settings.api_key else " (shown only this once)"
-        lines.append(f"  key       {key}{kept}")
+        lines.append(f"  key       {key} (shown only this once)")
+    elif settings.api_key is not None and not listening.notes:
+        lines.append(f"  key       yours, from {settings.origin('api_key')}")
     else:
         lines.append("  keys      everloop keys list; everloop keys create NAME makes another")
     lines += [
