@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.server.process import KEY, environment, scripted
+
 from .terminal import ROOT, terminal
 
 CHAT = ("-m", "tests.cli.scripted_chat")
@@ -58,27 +60,23 @@ def test_an_error_ends_one_question_with_its_code() -> None:
     assert chat("x" * 1000).returncode == 2
 
 
-def test_a_conversation(home: Path) -> None:
+def test_a_conversation() -> None:
+    talk = [
+        ("say:one", "\r\none\r\n"),
+        ("say:all", "user=say:one|assistant=one|user=say:all\r\n"),
+        ("/system 简短回答", "(system: 简短回答)"),
+        ("/reset", "(a new conversation)"),
+        ("say:all", "\r\nsystem=简短回答|user=say:all\r\n"),
+        ("refuse:full", "error: The queue is full."),
+        ("/nonsense", "No command /nonsense."),
+        ("x" * 300, "/reset begins a new conversation."),
+    ]
     with terminal(*CHAT) as screen:
         screen.wait_for(">>> ")
-        screen.type("say:one\n")
-        screen.wait_for("\r\none\r\n")
-        screen.wait_for(">>> ")
-        screen.type("say:all\n")
-        screen.wait_for("user=say:one|assistant=one|user=say:all\r\n")
-        screen.wait_for(">>> ")
-        screen.type("/system 简短回答\n")
-        screen.wait_for("(system: 简短回答)")
-        screen.type("/reset\n")
-        screen.wait_for("(a new conversation)")
-        screen.type("say:all\n")
-        screen.wait_for("system=简短回答|user=say:all\r\n")
-        screen.type("refuse:full\n")
-        screen.wait_for("error: The queue is full.")
-        screen.type("/nonsense\n")
-        screen.wait_for("No command /nonsense.")
-        screen.type("x" * 300 + "\n")
-        screen.wait_for("/reset begins a new conversation.")
+        for typed, answer in talk:
+            screen.type(typed + "\n")
+            screen.wait_for(answer)
+            screen.wait_for(">>> ")
         screen.type("\x04")  # Ctrl-D
         assert screen.end() == 0
 
@@ -99,11 +97,13 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_had_come() -> None:
         screen.wait_for("(stopped)")
         screen.wait_for(">>> ")
         screen.type("say:all\n")
-        assert "x" * 100 not in screen.wait_for("|user=say:all\r\n")
-        assert "user=slow:100|assistant=xxxxx" in screen.seen
+        shown = screen.wait_for("|user=say:all\r\n")
+        assert "user=slow:100|assistant=xxxxx" in shown
+        assert "x" * 100 not in shown
         screen.wait_for(">>> ")
         screen.interrupt()
         screen.wait_for("(Ctrl-D leaves)")
+        screen.wait_for(">>> ")
         screen.type("\x04")
         assert screen.end() == 0
 
@@ -122,3 +122,22 @@ def test_ctrl_c_ends_one_question() -> None:
     out, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, b"")
     assert len(out) < 187
+
+
+def test_a_server_answers_for_url(tmp_path: Path) -> None:
+    def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "everloop", "chat", *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, env=environment(), cwd=tmp_path, timeout=60
+        )
+
+    home = f"--home={tmp_path / 'mine'}"
+    with scripted(tmp_path) as server:
+        url = f"--url={server.url}/v1"
+        done = ask(home, url, f"--key={KEY}", "--model=tiny", "say:over the wire")
+        assert (done.returncode, done.stdout) == (0, "over the wire\n"), done.stderr
+        wrong = ask(home, url, "--key=wrong", "--model=tiny", "say:x")
+        assert (wrong.returncode, wrong.stdout) == (5, "")
+    assert ask(home, "--url=nonsense", "x").stderr.startswith(
+        "error: Setting `remote_url` is 'nonsense' (from flag --url)"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -54,10 +55,14 @@ def chat(
 
     from everloop.engine.interface import GenerateRequest
 
-    if text is None and url is None:
+    if url is not None:
+        key = key or settings.api_key or os.environ.get("OPENAI_API_KEY")
+        origins = {**settings.origins, "remote_url": "flag --url"}
+        settings = replace(settings, remote_url=url, remote_key=key, origins=origins)
+    if text is None:
         note(f"Starting with {settings.remote_url or settings.model} …")
     with _Background() as background:
-        engine = background.enter(_engine(settings, url, key))
+        engine = background.enter(_engine(settings))
         advised = engine.info.sampling
         sampling = replace(
             advised,
@@ -200,21 +205,7 @@ def _print_piece(piece: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _engine(settings: Settings, url: str | None, key: str | None) -> AsyncIterator[Engine]:
-    if url is not None:
-        import os
-
-        from everloop.engine.remote import RemoteEngine
-
-        key = key or settings.api_key or os.environ.get("OPENAI_API_KEY")
-        engine: Engine = RemoteEngine(url, key, settings.model)
-        await engine.start()
-        try:
-            yield engine
-        finally:
-            await engine.close()
-        return
-
+async def _engine(settings: Settings) -> AsyncIterator[Engine]:
     from everloop.engine.pool import EnginePool
     from everloop.store.database import Database
     from everloop.store.registry import Registry
