@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import httpx2
@@ -49,3 +50,16 @@ def events(response: httpx2.Response) -> list[dict[str, Any]]:
 
 def stream(http: httpx2.Client, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     return events(http.post(path, json={"model": "gpt-4", "stream": True, **body}))
+
+
+def idle(http: httpx2.Client) -> bool:
+    """Whether the engine soon has nothing left to do and no memory in use."""
+    for _ in range(300):
+        lines = http.get("/metrics").text.splitlines()
+        names = ("running", "waiting", "kv_blocks_used")
+        gauges = [x for x in lines if x.startswith(tuple(f"everloop_engine_{n}{{" for n in names))]
+        assert len(gauges) == 3
+        if all(float(line.split()[-1]) == 0 for line in gauges):
+            return True
+        time.sleep(0.02)
+    return False

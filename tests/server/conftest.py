@@ -1,13 +1,14 @@
-"""One server on the scripted engine for all tests that only ask it questions."""
+"""Servers for tests that only ask questions: one on the scripted engine, one on the native one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
 
-from tests.server.process import Running, scripted
+from tests.server.process import Running, native, scripted
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +22,27 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def http(server: Running) -> Iterator[httpx2.Client]:
     with server.client() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random model's folder, as training would leave it."""
+    from everloop.model import checkpoint
+    from everloop.model.tokenizer import Tokenizer
+    from everloop.model.train_tokenizer import train_tokenizer
+    from tests.engine.conftest import CONTEXT, TEXTS, random_weights, small_config
+
+    parts = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(iter(TEXTS * 3), parts, vocab_size=330, context_length=CONTEXT)
+    tokenizer = Tokenizer.load(parts)
+    config = small_config(tokenizer.vocab_size, tokenizer.eos_ids)
+    target = tmp_path_factory.mktemp("models") / "small"
+    checkpoint.save(target, random_weights(config), config, tokenizer_dir=parts)
+    return target
+
+
+@pytest.fixture(scope="session")
+def native_server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with native(tmp_path_factory.mktemp("native"), model) as running:
+        yield running
+        assert not running.logged(event="defect"), running.log.read_text()

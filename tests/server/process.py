@@ -1,5 +1,5 @@
-"""A real server in a process of its own. `python -m tests.server.process '{settings as JSON}'` runs
-one on the scripted engine; `running` starts it, waits until it answers, and stops it.
+"""A real server in a process of its own: `scripted` runs one on the scripted engine, `native` one
+on the native engine with a model's folder.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,19 @@ def wait_ready(running: Running, seconds: float = 60) -> None:
 @contextlib.contextmanager
 def scripted(folder: Path, **settings: object) -> Iterator[Running]:
     """A server on the scripted engine, with these settings."""
+    with _serving(folder, None, settings) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def native(folder: Path, model: Path, **settings: object) -> Iterator[Running]:
+    """A server on the native engine, with this model and these settings."""
+    with _serving(folder, model, {"threads": 1, **settings}) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def _serving(folder: Path, model: Path | None, settings: Mapping[str, object]) -> Iterator[Running]:
     port = free_port()
     chosen = {
         "home": str(folder / "home"),
@@ -126,11 +139,14 @@ def scripted(folder: Path, **settings: object) -> Iterator[Running]:
         **settings,
     }
     command = [sys.executable, "-m", "tests.server.process", json.dumps(chosen)]
+    if model is not None:
+        command.append(str(model))
     with started(command, port, folder) as running:
         yield running
 
 
 def main() -> None:
+    """`python -m tests.server.process SETTINGS_AS_JSON [MODEL_FOLDER]`."""
     from everloop.server.run import serve
     from everloop.settings import load
     from everloop.store.database import Database
@@ -138,14 +154,15 @@ def main() -> None:
     from tests.server.scripted import ScriptedPool
 
     settings = load(json.loads(sys.argv[1]))
+    model = Path(sys.argv[2]) if len(sys.argv) > 2 else None
     registry = Registry(Database(settings.home), default_model=settings.model)
     if registry.resolve("tiny") is None:
         folder = settings.home / "tiny"
         folder.mkdir()
         (folder / "config.json").write_text("{}")
-        registry.register("tiny", folder, "a test")
+        registry.register("tiny", model or folder, "a test")
         registry.register("org/other", folder, "a test")
-    serve(settings, lambda listening: print(listening.base_url), engines=ScriptedPool)
+    serve(settings, engines=None if model else ScriptedPool)
 
 
 if __name__ == "__main__":

@@ -182,6 +182,7 @@ COMPLETION_ONLY: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": [2**40]}, "prompt[0]", "invalid_value"),
     ({"prompt": [[1], [[2]]]}, "prompt[1][0]", "invalid_type"),
     ({"prompt": ["a"] * 200}, "prompt", "array_above_max_length"),
+    ({"prompt": ["a"] * 100, "n": 8}, "prompt", ""),  # more than the queue will ever hold
     ({"logprobs": 6}, "logprobs", "integer_above_max_value"),
     ({"logprobs": True}, "logprobs", "invalid_type"),
     ({"logprobs": -1}, "logprobs", "integer_below_min_value"),
@@ -216,7 +217,7 @@ def test_parameters_refused_by_name(
     for streams in (False, True):
         # Before the first byte: a stream is refused with the same 400.
         response = http.post(path, json={**good, "stream": streams, **change})
-        assert response.status_code == 400, response.text
+        assert response.status_code == 400, response.text[:300]
         found = error(response)
         assert found["param"] == param
         assert (found["code"] or "") == code

@@ -279,6 +279,13 @@ class CompletionParameters(GenerateParameters):
             _check_most("best_of", self.best_of, settings.max_n, "max_n")
         if len(self.prompts) > settings.max_prompts:
             raise explain.too_many("prompt", settings.max_prompts, len(self.prompts), "max_prompts")
+        answers, room = len(self.prompts) * (self.best_of or self.n), settings.max_queue
+        if answers > room + settings.max_running:  # a 429 would be repeated for ever
+            raise InvalidRequest(
+                f"This call asks for {answers} answers at once, but only {settings.max_running} "
+                f"can run (max_running) and {room} wait (max_queue). Send fewer prompts a call.",
+                param="prompt",
+            )
 
 
 class EditParameters(Parameters):

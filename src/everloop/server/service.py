@@ -52,7 +52,9 @@ class Service:
             engine = await self.pool.get(name)
         except NotFound:
             raise no_model(name) from None
-        record_of(request.scope).model = engine.info.id
+        # A remote server's names are whatever callers write: not for logs and labels.
+        known = self.settings.remote_url is None or self.settings.remote_model is not None
+        record_of(request.scope).model = engine.info.id if known else "remote"
         return engine
 
     async def read(self, request: Request[Any], kind: type[P], engine: str | None = None) -> P:
