@@ -17,28 +17,23 @@ __all__ = ["model_dir"]
 ROWS = Path(__file__).parents[1] / "evaluate" / "rows"
 
 
-def test_a_folder_is_measured_again_without_asking(
-    run: Run, model_dir: Path, tmp_path: Path
-) -> None:
-    text = tmp_path / "text.txt"
+def test_a_folder_is_measured(run: Run, model_dir: Path, tmp_path: Path) -> None:
+    text, card, out = tmp_path / "text.txt", tmp_path / "card" / "README.md", tmp_path / "out"
     text.write_text("今天天气很好。" * 100)
-    arguments = [str(model_dir), "--rows", str(ROWS), "--suite", "own", "--threads", "1"]
-    arguments += ["--out", str(tmp_path / "out"), "--limit", "2"]
-    first = run("evaluate", *arguments, "--suite", "bits-per-byte", "--text", str(text))
-    assert first.code == 0, first.err
-    header, *lines = first.out.splitlines()
+    result = run(
+        "evaluate", str(model_dir), "--rows", str(ROWS), "--suite", "own", "--limit", "2",
+        "--suite", "bits-per-byte", "--text", str(text), "--threads", "1", "--out", str(out),
+        "--card", str(card),
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    header, *lines = result.out.splitlines()
     assert header.split("\t") == ["suite", "metric", "model", "baseline", "", "rows"]
     measured = {line.split("\t")[0]: line.split("\t") for line in lines}
     assert measured["intent.own"][1] == "accuracy"
-    assert "not measured: The model's context is too short" in first.err
-    assert (tmp_path / "out" / "report.md").exists()
-
-    card = tmp_path / "card" / "README.md"
-    again = run("evaluate", *arguments, "--json", "--card", str(card))
-    assert again.code == 0, again.err
-    report = json.loads(again.out)
+    assert len(measured) == 8
+    assert "not measured: The model's context is too short" in result.err
+    report = json.loads((out / "report.json").read_text())
     assert report["model"]["name"] == model_dir.name
-    assert len(report["results"]) == 8
     assert f"# {model_dir.name}\n" in card.read_text()
 
 
@@ -53,8 +48,15 @@ def test_a_folder_is_measured_again_without_asking(
     ],
 )
 def test_what_is_missing_is_said_in_one_line(
-    run: Run, model_dir: Path, arguments: list[str], code: int, says: str
+    run: Run,
+    model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: int,
+    says: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where no recipe has written rows
     result = run("evaluate", str(model_dir), *arguments)
     assert result.code == code
     assert says in result.err

@@ -169,6 +169,11 @@ def test_suites_are_called_by_name_task_or_source() -> None:
     by_source, _ = load(["own"], ROWS, [], 2)
     assert sorted(m.name for m in by_source) == OWN
     assert all(len(m.suite.rows) <= 2 for m in by_source)
+    by_task, missing = load(["topic"], ROWS, [], 0)
+    assert [m.name for m in by_task] == ["topic.own"]
+    assert "topic.agnews" in missing
+    with pytest.raises(NotFound, match="github.com"):
+        load(["spam"], ROWS, [], 0)
     named, _ = load(["topic.own", "topic.own"], ROWS, [], 0)
     assert [m.name for m in named] == ["topic.own"]
     with pytest.raises(InvalidRequest) as caught:

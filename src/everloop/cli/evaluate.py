@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,7 @@ from everloop.settings import Settings
 if TYPE_CHECKING:
     from everloop.engine.interface import Engine
     from everloop.evaluate.evaluate import Subject
+    from everloop.store.registry import Registry
 
 CARD = "README.md"
 BUILT = Path("recipes/everloop-small/built")  # where the recipe's build.py writes rows
@@ -72,8 +75,7 @@ def evaluate(
     )
 
     async def measured() -> dict[str, Any]:
-        engine = await _engine(settings, subject, folder, url, key)
-        try:
+        async with _engine(settings, name, url, key) as engine:
             return await run(
                 engine,
                 subject,
@@ -83,8 +85,6 @@ def evaluate(
                 out=target,
                 cache=evaluations / "baselines",
             )
-        finally:
-            await engine.close()
 
     report = asyncio.run(measured())
     if card is not None:
@@ -128,18 +128,12 @@ def _subject(settings: Settings, name: str, url: str | None) -> tuple[Subject, P
 
     if url is not None:
         return Subject(name=name, source=url), None
-    if (Path(name) / "config.json").is_file():
+    if _is_folder(name):
         folder, version, source = Path(name).resolve(), "", "a folder"
         name = folder.name
     else:
-        from everloop.store.database import Database
-        from everloop.store.registry import Registry
-
-        db = Database(settings.home)
-        try:
-            found = Registry(db, default_model=settings.model).get(name)
-        finally:
-            db.close()
+        with _registry(settings) as registry:
+            found = registry.get(name)
         folder, name, version, source = found.path, found.name, found.version, found.source
     # Without the card, which is written from the numbers and may lie beside the weights.
     sums = {file: sha256 for file, sha256 in folder_sums(folder).items() if file != CARD}
@@ -147,25 +141,48 @@ def _subject(settings: Settings, name: str, url: str | None) -> tuple[Subject, P
     return subject, folder
 
 
+def _is_folder(name: str) -> bool:
+    return (Path(name) / "config.json").is_file()
+
+
+@contextmanager
+def _registry(settings: Settings) -> Iterator[Registry]:
+    from everloop.store.database import Database
+    from everloop.store.registry import Registry
+
+    with closing(Database(settings.home)) as db:
+        yield Registry(db, default_model=settings.model)
+
+
+@asynccontextmanager
 async def _engine(
-    settings: Settings, subject: Subject, folder: Path | None, url: str | None, key: str | None
-) -> Engine:
-    """The started engine; the caller closes it."""
+    settings: Settings, name: str, url: str | None, key: str | None
+) -> AsyncIterator[Engine]:
+    """The started engine."""
+    if url is None and not _is_folder(name):
+        from everloop.engine.pool import EnginePool
+
+        with _registry(settings) as registry:
+            pool = EnginePool(registry, settings)
+            try:
+                yield await pool.get(name)
+            finally:
+                await pool.close()
+        return
     if url is not None:
         from everloop.engine.remote import RemoteEngine
 
-        engine: Engine = RemoteEngine(url, key or settings.api_key, subject.name)
+        engine: Engine = RemoteEngine(url, key or settings.api_key, name)
     else:
         from everloop.engine.native import NativeEngine, NativeOptions
 
-        assert folder is not None
-        engine = NativeEngine(folder, subject.name, NativeOptions(threads=settings.threads))
+        folder = Path(name)
+        engine = NativeEngine(folder, folder.name, NativeOptions(threads=settings.threads))
     try:
         await engine.start()
-    except BaseException:
+        yield engine
+    finally:
         await engine.close()
-        raise
-    return engine
 
 
 def _rows(settings: Settings, given: Path | None) -> Path | None:

@@ -88,12 +88,12 @@ def names(folder: Path | None) -> list[str]:
 def load(
     wanted: Sequence[str], folder: Path | None, texts: Sequence[str], limit: int
 ) -> tuple[list[Measured], dict[str, str]]:
-    """The suites called for, with at most `limit` rows each (0: all); and why others of `all`
-    are missing. A name may also be a task or a source, for all of it. `texts` are held-out texts
-    for bits per byte.
+    """The suites called for, with at most `limit` rows each (0: all); and why others are missing.
+    A name may be `all`, a task or a source, for those of it that there are. `texts` are held-out
+    texts for bits per byte.
 
-    Raises NotFound for a suite called by name whose data is missing, InvalidRequest for an
-    unknown one, DataError for a bad row.
+    Raises NotFound for a suite called by its own name whose data is missing, or if none is
+    there; InvalidRequest for an unknown one, DataError for a bad row.
     """
     known = names(folder)
     called: dict[str, bool] = {}  # whether it may be missing
@@ -106,7 +106,7 @@ def load(
             raise InvalidRequest(
                 f"There is no suite {name!r}. There are: all, {', '.join(known)}.", param="suite"
             )
-        called |= dict.fromkeys(matching, False)
+        called |= dict.fromkeys(matching, name not in matching)
     found: list[Measured] = []
     missing: dict[str, str] = {}
     for name, may_be_missing in called.items():
@@ -116,6 +116,8 @@ def load(
             if not may_be_missing:
                 raise
             missing[name] = error.message
+    if missing and not found:
+        raise NotFound(next(iter(missing.values())), param="rows")
     return found, missing
 
 
