@@ -45,7 +45,13 @@ def finetune(
     save_dtype: Annotated[str, typer.Option(help="Weights of the result.")] = "bf16",
 ) -> None:
     """Tune a model on examples: all weights, or LoRA adapters with --lora RANK."""
-    from everloop.cli.training import model_directory, options, packed, register
+    from everloop.cli.training import (
+        model_directory,
+        options,
+        packed,
+        register,
+        require_registrable,
+    )
     from everloop.train import run
 
     chosen = options(
@@ -72,7 +78,10 @@ def finetune(
         validate_steps=validate_steps,
         save_dtype=save_dtype,
     )
+    run.require_unfinished(out)
     base = model_directory(model)
+    if name is not None:
+        require_registrable(name, base=model, adapter=bool(lora))
     outcome = run.finetune(base, packed(data, base, out), out, chosen, say=_say)
     if not outcome.finished:
         raise typer.Exit(130)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from everloop.errors import InvalidRequest, NotFound
-from everloop.train.run import Options
+from everloop.train.options import Options
 
 _CHOICES = {"precision": ("auto", "fp32", "bf16"), "save_dtype": ("fp32", "bf16", "fp16")}
 _POSITIVE = (
@@ -53,6 +53,31 @@ def model_directory(model: str) -> Path:
             param="model",
         )
     return version.path
+
+
+def require_registrable(name: str, *, base: str, adapter: bool) -> None:
+    """Raises what `register` would, before hours of training and not after them."""
+    from everloop.settings import load
+    from everloop.store.database import Database
+    from everloop.store.names import check_name
+    from everloop.store.registry import Registry
+
+    check_name(name)
+    settings = load()
+    with closing(Database(settings.home)) as db:
+        registry = Registry(db, default_model=settings.model)
+        if name in registry.aliases():
+            raise InvalidRequest(
+                f"--name {name} is an alias: choose another, or first run "
+                f"`everloop models alias remove {name}`.",
+                param="name",
+            )
+        if adapter and registry.resolve(base) is None:
+            raise InvalidRequest(
+                f"An adapter is registered on a model that has a name, and {base} has none: run "
+                f"`everloop import {base}` first and tune that, or leave --name out.",
+                param="name",
+            )
 
 
 def packed(data: Path, base: Path, out: Path) -> Path:

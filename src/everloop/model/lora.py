@@ -8,6 +8,7 @@ a checkpoint expects it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -139,16 +140,23 @@ def attach(model: Transformer, config: LoraConfig, *, seed: int = 0) -> None:
             layer.lora_B.weight.zero_()
 
 
-def save(directory: Path, model: Transformer, *, tokenizer_dir: Path | None = None) -> None:
+def save(
+    directory: Path,
+    model: Transformer,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    tokenizer_dir: Path | None = None,
+) -> None:
     """Writes the adapter on `model` alone to a new directory, all or nothing; equal weights give
-    equal bytes."""
+    equal bytes. `state` replaces the model's own state dict (gathered from shards, say)."""
     configs = [m.config for m in _linears(model).values() if isinstance(m, LoraLinear)]
     if not configs:
         raise InvalidRequest("The model has no LoRA layers to save.")
-    state = {_PREFIX + n: t for n, t in model.state_dict().items() if is_adapter(n)}
+    given = model.state_dict() if state is None else state
+    adapter = {_PREFIX + n: t for n, t in given.items() if is_adapter(n)}
     with new_directory(directory) as work:
         write_json(work / CONFIG_FILE, configs[0].to_json())
-        save_tensors(work / WEIGHTS_FILE, state, {"format": "pt"})
+        save_tensors(work / WEIGHTS_FILE, adapter, {"format": "pt"})
         if tokenizer_dir is not None:
             copy_text_files(tokenizer_dir, work)
 

@@ -20,7 +20,8 @@ from everloop.model.rope import apply_rope, inverse_frequencies, rope_tables
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm (Zhang and Sennrich 2019), computed in float32."""
+    """Root-mean-square norm (Zhang and Sennrich 2019), computed in float32. Under autocast the
+    result is cast here, once for all the linear layers that read it."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -28,7 +29,10 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self.eps).to(x.dtype)
+        device, dtype = x.device.type, x.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        return F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self.eps).to(dtype)
 
 
 class Attention(nn.Module):

@@ -57,15 +57,16 @@ def save(
     moments = {name: whole(t).cpu().contiguous() for name, t in optimizer.tensors().items()}
     if processes.first:
         target = directory(run, state.step)
-        if target.exists():  # the end of a run may fall on a regular checkpoint
-            shutil.rmtree(target)
-        with new_directory(target) as work:
-            write_model(work / "model", model, weights, tokenizer_dir=tokenizer_dir)
-            save_tensors(work / "optimizer.safetensors", moments, {"format": "pt"})
-            text = json.dumps(asdict(state), indent=2) + "\n"
-            (work / "state.json").write_text(text, encoding="utf-8")
+        # A run that goes on and has nothing to do has its checkpoint already.
+        if not target.exists():
+            with new_directory(target) as work:
+                write_model(work / "model", model, weights, tokenizer_dir=tokenizer_dir)
+                save_tensors(work / "optimizer.safetensors", moments, {"format": "pt"})
+                text = json.dumps(asdict(state), indent=2) + "\n"
+                (work / "state.json").write_text(text, encoding="utf-8")
         for old in found(run)[:-KEEP]:
-            shutil.rmtree(old)
+            # Renamed first: a process killed meanwhile must not leave half of one.
+            shutil.rmtree(old.rename(old.with_name(f".{old.name}.partial")))
     processes.barrier()
 
 
@@ -81,7 +82,7 @@ def write_model(
     if has_adapters(model):
         from everloop.model import lora
 
-        lora.save(target, model, tokenizer_dir=tokenizer_dir)
+        lora.save(target, model, state=weights, tokenizer_dir=tokenizer_dir)
         return
     with torch.device("meta"):
         plain = Transformer(model.config)
@@ -119,7 +120,7 @@ def read_state(checkpoint: Path) -> State:
 
 
 def restore(checkpoint: Path, model: Transformer, optimizer: Optimizer) -> None:
-    """Puts weights and optimizer state back in place."""
+    """Puts weights and optimizer state back in place, bit for bit."""
     state = model.state_dict()
     if has_adapters(model):
         from everloop.model import lora

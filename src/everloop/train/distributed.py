@@ -97,12 +97,14 @@ def stop() -> None:
 def shard(model: nn.Module, blocks: nn.ModuleList, processes: Processes) -> None:
     """Splits parameters over processes with FSDP2, block by block, in place."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = init_device_mesh(processes.device.type, (processes.world,))
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    # `hidden` is called by itself, not through `forward`, where FSDP2 gathers the weights.
+    register_fsdp_forward_method(model, "hidden")
     for module in (*blocks, model):
         # The loss is already divided by the global number of targets: sum, don't average.
         module.set_gradient_divide_factor(1.0)
@@ -117,8 +119,10 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def placed_like(value: Tensor, like: Tensor) -> Tensor:
-    """`value` sharded as `like` is."""
-    if not isinstance(like, DTensor) or value.dim() == 0:
+    """`value` where and sharded as `like` is; a scalar (AdamW's step count) stays as it is."""
+    if value.dim() == 0:
+        return value
+    if not isinstance(like, DTensor):
         return value.to(like.device)
     from torch.distributed.tensor import distribute_tensor
 

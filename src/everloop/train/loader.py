@@ -79,7 +79,7 @@ class Loader:
     """An endless stream of batches in a fixed order.
 
     `weights` says how often each source is read in one pass (1.0: every document once; 0.3: a
-    random 30 % of them, another 30 % in the next pass; 2.5: twice, and a random half again).
+    random 30 % of them, drawn anew in the next pass; 2.5: twice, and a random half again).
     """
 
     def __init__(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from everloop.model.transformer import Transformer
 from everloop.train.loader import IGNORE, Batch
+
+_LOGITS_CPU, _LOGITS_GPU = 1 << 22, 1 << 28
+"""Logits in memory at once: as many as a CPU's caches hold, enough to keep a GPU busy."""
 
 
 def tensors(batch: Batch, device: torch.device) -> dict[str, Tensor]:
@@ -21,14 +26,66 @@ def tensors(batch: Batch, device: torch.device) -> dict[str, Tensor]:
 
 
 def nats(model: Transformer, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropy in nats (a float32 scalar), and each target's own (N,), in the
-    order of `targets_BT[targets_BT != IGNORE]`.
+    """Sum of the cross-entropy in nats (a float32 scalar), and each target's own (N,) without a
+    gradient, in the order of `targets_BT[targets_BT != IGNORE]`.
 
     Only positions with a target go through the head: in tuning data most have none.
     """
     hidden = model.hidden(inputs["ids_BT"], inputs["positions_BT"], inputs["documents_BT"])
     targets = inputs["targets_BT"]
     wanted = targets != IGNORE
-    logits_NV = model.head(hidden[wanted]).float()
-    each = F.cross_entropy(logits_NV, targets[wanted], reduction="none")
-    return each.sum(), each
+    device = hidden.device.type
+    dtype = hidden.dtype
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    total, each = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
+        hidden[wanted], model.lm_head.weight, targets[wanted], dtype
+    )
+    return total, each
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Head and cross-entropy by chunks of targets, forward and backward of each at once: the
+    (N, V) logits, the largest thing in training a small model, never exist as a whole."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        hidden, weight = hidden_NC.to(dtype), weight_VC.to(dtype)
+        wanted_hidden, wanted_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden) if wanted_hidden else None
+        exact = torch.promote_types(dtype, torch.float32)
+        grad_weight = torch.zeros_like(weight_VC, dtype=exact) if wanted_weight else None
+        each = hidden.new_empty(len(targets_N), dtype=exact)
+        at_once = _LOGITS_CPU if hidden.device.type == "cpu" else _LOGITS_GPU
+        chunk = max(64, at_once // len(weight))
+        for start in range(0, len(targets_N), chunk):
+            part = slice(start, start + chunk)
+            targets = targets_N[part, None]
+            logits = (hidden[part] @ weight.T).to(exact)
+            logs = F.log_softmax(logits, dim=-1)
+            each[part] = -logs.gather(1, targets)[:, 0]
+            if grad_hidden is None and grad_weight is None:
+                continue
+            # The gradient on the logits: probabilities less one at the target.
+            gradient = logs.exp_()
+            gradient.scatter_add_(1, targets, gradient.new_full((1, 1), -1.0).expand_as(targets))
+            gradient = gradient.to(dtype)
+            if grad_hidden is not None:
+                torch.mm(gradient, weight, out=grad_hidden[part])
+            if grad_weight is not None:
+                grad_weight += gradient.T @ hidden[part]
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.types = hidden_NC.dtype, weight_VC.dtype
+        ctx.mark_non_differentiable(each)
+        return each.sum(), each
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (scale, _), (for_hidden, for_weight) = gradients, ctx.saved_tensors
+        if for_hidden is not None:
+            for_hidden = (for_hidden * scale).to(ctx.types[0])
+        if for_weight is not None:
+            for_weight = (for_weight * scale).to(ctx.types[1])
+        return for_hidden, for_weight, None, None

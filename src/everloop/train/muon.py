@@ -27,17 +27,18 @@ _OPTIMAL = (
 POLAR_EXPRESS = tuple((a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in _OPTIMAL)
 
 
-def orthogonalize(matrices: Tensor) -> Tensor:
+def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The nearest semi-orthogonal matrix to each of `matrices` (N, rows, columns), roughly: all
-    singular values come to about 1. Float32 on a CPU, bfloat16 on a GPU."""
-    x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
+    singular values come to about 1. Computed in `dtype`; bfloat16 is exact enough."""
+    x = matrices.to(dtype)
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
     result: Tensor = x.mT if tall else x
     return result.to(matrices.dtype)
 
@@ -53,7 +54,9 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        self.dtype = dtype
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(list(parameters), defaults)
 
@@ -81,7 +84,7 @@ class Muon(torch.optim.Optimizer):
             direction = parameter.grad.lerp(state["momentum"], momentum)
             whole = direction.full_tensor() if isinstance(direction, DTensor) else direction
             directions.append(whole)
-        updates = orthogonalize(torch.stack(directions))
+        updates = orthogonalize(torch.stack(directions), self.dtype)
         rows, columns = updates.shape[-2:]
         scale = max(1.0, rows / columns) ** 0.5
         for parameter, update in zip(parameters, updates, strict=True):

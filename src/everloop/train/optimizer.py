@@ -10,9 +10,10 @@ from everloop.train.plan import Plan
 
 
 class Optimizer:
-    """Muon and AdamW stepped together under one schedule."""
+    """Muon and AdamW stepped together under one schedule. State and update are float32 always;
+    `bf16` only lets Muon orthogonalize in bfloat16, a tenth of a small model's step."""
 
-    def __init__(self, model: nn.Module, plan: Plan) -> None:
+    def __init__(self, model: nn.Module, plan: Plan, *, bf16: bool = False) -> None:
         self.plan = plan
         groups = split(model)
         self.names = {id(p): n for n, p in model.named_parameters()}
@@ -23,7 +24,12 @@ class Optimizer:
         ]
         self.parts: list[torch.optim.Optimizer] = []
         if groups["matrix"]:
-            muon = Muon(groups["matrix"], lr=plan.matrix_lr, weight_decay=plan.weight_decay)
+            muon = Muon(
+                groups["matrix"],
+                lr=plan.matrix_lr,
+                weight_decay=plan.weight_decay,
+                dtype=torch.bfloat16 if bf16 else torch.float32,
+            )
             muon.param_groups[0]["peak"] = plan.matrix_lr
             self.parts.append(muon)
         adamw = [g for g in adamw if g["params"]]

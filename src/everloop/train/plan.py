@@ -51,6 +51,12 @@ class Plan:
                 raise InvalidRequest(
                     f"{name}={getattr(self, name)} must be at least 1.", param=name
                 )
+        for name in ("matrix_lr", "embedding_lr", "head_lr", "scalar_lr", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InvalidRequest(f"{name}={getattr(self, name)} must be 0 or more.", param=name)
+        for name in ("warmup_steps", "seed"):
+            if getattr(self, name) < 0:
+                raise InvalidRequest(f"{name}={getattr(self, name)} must be 0 or more.", param=name)
         if self.batch_tokens % self.sequence_length:
             raise InvalidRequest(
                 f"batch_tokens={self.batch_tokens} must be a multiple of "
@@ -134,6 +140,12 @@ def derive(
     length = sequence_length or min(
         config.max_position_embeddings, 256 if flops < 1e16 else 512 if flops < 1e17 else 1024
     )
+    if length > config.max_position_embeddings:
+        raise InvalidRequest(
+            f"--sequence-length {length} exceeds the model's context of "
+            f"{config.max_position_embeddings} tokens.",
+            param="sequence_length",
+        )
     if batch_tokens is None:
         # 2^14 at 1e15 operations, 2^18 at 3e17: the two recipes' points on a log-log line.
         power = 14 + 4 * math.log10(max(flops, 1.0) / 1e15) / math.log10(300)
@@ -143,8 +155,9 @@ def derive(
         # A run of a few steps learns nothing: keep at least a hundred where the budget allows.
         while batch_tokens > 1024 and tokens // batch_tokens < 100:
             batch_tokens //= 2
-    length = min(length, batch_tokens)
-    batch_tokens = max(1, batch_tokens // length) * length
+        batch_tokens = max(1, batch_tokens // length) * length
+    elif sequence_length is None:
+        length = min(length, batch_tokens)
     scale = math.sqrt(batch_tokens / 2**19)
     narrow = math.sqrt(768 / config.hidden_size)
     # Tuning starts from a good place: a third of the rates (LoRA's fresh matrices take AdamW's).
@@ -152,7 +165,7 @@ def derive(
     derived: dict[str, Any] = {
         "sequence_length": length,
         "batch_tokens": batch_tokens,
-        "micro_rows": max(1, min(batch_tokens, micro_tokens) // length),
+        "micro_rows": micro_rows(micro_tokens, batch_tokens, length),
         "tokens": tokens,
         "matrix_lr": 0.04 * scale * gentle,
         "embedding_lr": 0.3 * scale * narrow * gentle,
@@ -165,3 +178,8 @@ def derive(
     }
     derived.update({k: v for k, v in given.items() if v is not None})
     return Plan(**derived)
+
+
+def micro_rows(micro_tokens: int, batch_tokens: int, sequence_length: int) -> int:
+    """Rows at once for about `micro_tokens` tokens at once."""
+    return max(1, min(batch_tokens, micro_tokens) // sequence_length)

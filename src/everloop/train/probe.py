@@ -18,7 +18,7 @@ from everloop.train.plan import Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """Training throughput of one model on one machine."""
+    """Training throughput of a run, over all its processes."""
 
     tokens_per_s: float
     flops_per_s: float
@@ -43,15 +43,15 @@ def training_speed(
     processes: Processes,
     *,
     seconds: float,
-    seed: int = 0,
+    precisions: tuple[bool, ...] = (False, True),
 ) -> Speed:
-    """Tokens per second of forward, backward and update on a copy of the run's model and data,
-    in float32 and in bfloat16 autocast (whichever is faster), over about `seconds`."""
+    """Tokens per second of forward, backward and update on a fresh model of this shape and on the
+    run's data, over about `seconds`: the faster of `precisions` (False float32, True bfloat16
+    autocast)."""
     from everloop.train.optimizer import Optimizer
 
     model = Transformer(config).to(processes.device)
-    model.initialize(seed)
-    optimizer = Optimizer(model, plan)
+    model.initialize(plan.seed)
     batch = loader.next()
     loader.cursor = type(loader.cursor)()
     inputs = loss.tensors(batch.rows(0, plan.micro_rows), processes.device)
@@ -63,9 +63,10 @@ def training_speed(
         (nats / tokens).backward()  # type: ignore[no-untyped-call]
 
     best = Speed(tokens_per_s=0.0, flops_per_s=0.0, bf16=False)
-    for bf16 in (False, True):
+    for bf16 in precisions:
+        optimizer = Optimizer(model, plan, bf16=bf16)
         run(bf16)  # warm up: allocations, kernel choice
-        until = time.monotonic() + seconds / 2
+        until = time.monotonic() + seconds / len(precisions)
         times: list[float] = []
         while time.monotonic() < until or len(times) < 2:
             times.append(_timed(lambda b=bf16: run(b), processes.device))  # type: ignore[misc]

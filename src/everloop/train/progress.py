@@ -4,6 +4,7 @@ metrics.jsonl for everything that reads later."""
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -15,13 +16,16 @@ PLAIN_EVERY = 10.0
 
 
 class Progress:
-    """Reports steps to stderr and to `RUN/metrics.jsonl`."""
+    """Reports steps to stderr and to `RUN/metrics.jsonl`; does nothing where not `shown`."""
 
     def __init__(self, run: Path, *, steps: int, first_step: int, shown: bool = True) -> None:
         self.path = run / "metrics.jsonl"
         self.steps, self.first_step, self.shown = steps, first_step, shown
-        self._drop_after(first_step)
-        self._file = self.path.open("a", encoding="utf-8")
+        # The last ones in the file, written by this run's earlier processes.
+        self.loss, self.validation, self.checked = math.nan, dict[str, float](), -1
+        if shown:
+            self._drop_after(first_step)
+            self._file = self.path.open("a", encoding="utf-8")
         self._began = self._last = time.monotonic()
         self._bar: Any = None
         if shown and sys.stderr.isatty():
@@ -48,12 +52,15 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
         if self._bar is not None:
             self._bar.stop()
+        if self.shown:
+            self._file.close()
 
     def row(self, **values: Any) -> None:
-        """Appends one line to metrics.jsonl, on disk before the next step begins."""
+        """Appends one line to metrics.jsonl, written before the next step begins."""
+        if not self.shown:
+            return
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
 
@@ -97,10 +104,15 @@ class Progress:
         kept = []
         for line in self.path.read_text(encoding="utf-8").split("\n"):
             try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
+                row = json.loads(line)
+                if row["step"] > step:
+                    continue
             except (ValueError, KeyError, TypeError):
                 continue  # the torn last line of a killed process
+            kept.append(line + "\n")
+            self.loss = row.get("loss", self.loss)
+            if "validation" in row:
+                self.validation, self.checked = row["validation"], row["step"]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(kept), encoding="utf-8")
         temporary.replace(self.path)

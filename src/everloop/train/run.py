@@ -9,70 +9,57 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 
+from everloop.data.files import disk_errors
 from everloop.data.pack import PackedDataset
 from everloop.errors import InvalidRequest
 from everloop.model import checkpoint as model_files
 from everloop.model.atomic import new_directory
 from everloop.model.config import ModelConfig
-from everloop.model.tokenizer import END_OF_TEXT, TURN_END, Tokenizer
+from everloop.model.tokenizer import Tokenizer
 from everloop.model.transformer import Transformer
 from everloop.train import checkpoint, distributed, provenance
 from everloop.train.distributed import Processes, whole
 from everloop.train.loader import Loader
-from everloop.train.plan import Plan, derive, size_config, size_for
+from everloop.train.options import Kind, Options
+from everloop.train.plan import Plan
+from everloop.train.planning import (
+    Say,
+    plan_pretraining,
+    plan_tuning,
+    read_plan,
+    show,
+    write_plan,
+)
 from everloop.train.plot import plot_losses
-from everloop.train.probe import matmul_flops_per_s, training_speed
 from everloop.train.trainer import Outcome, Trainer
 from everloop.train.validation import bits_per_byte
 
-Kind = Literal["pretrain", "finetune", "lora"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What a user may set; None is derived and printed."""
+class _Run:
+    """What both kinds of training hand to the trainer."""
 
-    minutes: float | None = None
-    """Budget by time: a probe measures the machine and sets the tokens."""
-    flops: float | None = None
-    """Budget by floating-point operations."""
-    size: str | None = None
-    """Model size (pretraining), d4 … d20."""
-    tokens: int | None = None
-    """Budget in tokens; wins over the other three."""
-    epochs: float | None = None
-    """Budget in passes over the data (tuning)."""
-    context_length: int = 1024
-    """Of a model made here."""
-    sequence_length: int | None = None
-    batch_tokens: int | None = None
-    micro_tokens: int | None = None
-    matrix_lr: float | None = None
-    embedding_lr: float | None = None
-    head_lr: float | None = None
-    scalar_lr: float | None = None
-    weight_decay: float | None = None
-    warmup_steps: int | None = None
-    warmdown: float | None = None
-    seed: int = 0
-    lora_rank: int = 0
-    """0: tune all weights; else adapters of this rank."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: bool = False
-    fsdp: bool = False
-    probe_seconds: float = 60.0
-    checkpoint_minutes: float = 5.0
-    validate_steps: int = 0
-    """Steps between held-out checks; 0: at the end only."""
-    save_dtype: Literal["fp32", "bf16", "fp16"] = "bf16"
+    kind: Kind
+    plan: Plan
+    bf16: bool
+    data: PackedDataset
+    data_dir: Path
+    text_dir: Path
+    """Where tokenizer and template are."""
+    base: Path | None
+    out: Path
+    options: Options
+    processes: Processes
+    say: Say
 
 
 def pretrain(
@@ -80,7 +67,7 @@ def pretrain(
     tokenizer_dir: Path,
     out: Path,
     options: Options,
-    say: Callable[[str], None] = print,
+    say: Say = print,
     base: Path | None = None,
 ) -> Outcome:
     """Trains a model on packed text, from fresh weights or on from those of `base`.
@@ -88,323 +75,220 @@ def pretrain(
     `data_dir` is what `everloop data pack` wrote with the tokenizer in `tokenizer_dir`; `out`
     becomes the run directory.
     """
+    require_unfinished(out)
     data = PackedDataset(data_dir, "train")
-    _check_tokenizer(data, base or tokenizer_dir)
-    tokenizer = Tokenizer.load(tokenizer_dir)
-    processes = distributed.start(sharded=options.fsdp)
-    try:
-        plan_path = out / "plan.json"
-        if plan_path.exists():
-            config, plan, bf16 = _read_plan(plan_path, options, say)
+    text_dir = base or tokenizer_dir
+    _check_tokenizer(data, text_dir)
+    with _joined(options, say) as (processes, say):
+        if _begun(out, processes):
+            config, plan, bf16 = _read(out, "pretrain", options, data_dir, say)
         elif base is not None:
             config = ModelConfig.load(base)
-            plan, bf16 = _plan_tuning(config, data, "pretrain", options, processes, say)
+            plan, bf16 = plan_tuning(config, data, "pretrain", options, processes, say)
         else:
-            config, plan, bf16 = _plan_pretraining(data, tokenizer, options, processes, say)
+            tokenizer = Tokenizer.load(tokenizer_dir)
+            config, plan, bf16 = plan_pretraining(data, tokenizer, options, processes, say)
         say(show(plan, config))
         if base is not None:
             model = _owned(model_files.load(base)[1])
         else:
             model = Transformer(config)
             model.initialize(plan.seed)
-        text = base or tokenizer_dir
         return _train(
-            model, "pretrain", plan, bf16, data, data_dir, text, out, options, processes, say, base
+            model,
+            _Run(
+                kind="pretrain",
+                plan=plan,
+                bf16=bf16,
+                data=data,
+                data_dir=data_dir,
+                text_dir=text_dir,
+                base=base,
+                out=out,
+                options=options,
+                processes=processes,
+                say=say,
+            ),
         )
-    finally:
-        distributed.stop()
 
 
-def finetune(
-    base: Path, data_dir: Path, out: Path, options: Options, say: Callable[[str], None] = print
-) -> Outcome:
+def finetune(base: Path, data_dir: Path, out: Path, options: Options, say: Say = print) -> Outcome:
     """Tunes the model in directory `base` on packed examples, all weights or LoRA adapters."""
+    require_unfinished(out)
     data = PackedDataset(data_dir, "train")
     _check_tokenizer(data, base)
-    processes = distributed.start(sharded=options.fsdp)
-    try:
+    kind: Kind = "lora" if options.lora_rank else "finetune"
+    with _joined(options, say) as (processes, say):
         config, model = model_files.load(base)
         model = _owned(model)
-        kind: Kind = "lora" if options.lora_rank else "finetune"
+        if _begun(out, processes):
+            _, plan, bf16 = _read(out, kind, options, data_dir, say)
+        else:
+            plan, bf16 = plan_tuning(config, data, kind, options, processes, say)
+        say(show(plan, config))
         if options.lora_rank:
             from everloop.model import lora
 
-            rank = options.lora_rank
-            adapter = lora.LoraConfig(rank=rank, alpha=2.0 * rank)
-            lora.attach(model, adapter, seed=options.seed)
-        plan_path = out / "plan.json"
-        if plan_path.exists():
-            _, plan, bf16 = _read_plan(plan_path, options, say)
-        else:
-            plan, bf16 = _plan_tuning(config, data, kind, options, processes, say)
-        say(show(plan, config))
+            adapter = lora.LoraConfig(rank=options.lora_rank, alpha=2.0 * options.lora_rank)
+            lora.attach(model, adapter, seed=plan.seed)
         return _train(
-            model, kind, plan, bf16, data, data_dir, base, out, options, processes, say, base
+            model,
+            _Run(
+                kind=kind,
+                plan=plan,
+                bf16=bf16,
+                data=data,
+                data_dir=data_dir,
+                text_dir=base,
+                base=base,
+                out=out,
+                options=options,
+                processes=processes,
+                say=say,
+            ),
         )
-    finally:
-        distributed.stop()
 
 
-def _train(
-    model: Transformer,
-    kind: Kind,
-    plan: Plan,
-    bf16: bool,
-    data: PackedDataset,
-    data_dir: Path,
-    text_dir: Path,
-    out: Path,
-    options: Options,
-    processes: Processes,
-    say: Callable[[str], None],
-    base: Path | None,
-) -> Outcome:
-    if not processes.first:
-        say = _silent
-    target = out / "model"
-    if target.exists():
-        raise InvalidRequest(f"{target} is finished. Choose another --out.", param="out")
-    tokenizer = Tokenizer.load(text_dir)
+def require_unfinished(out: Path) -> None:
+    """Raises InvalidRequest if the run in `out` has its model already."""
+    if (out / "model").exists():
+        raise InvalidRequest(f"{out / 'model'} is finished. Choose another --out.", param="out")
+
+
+def _train(model: Transformer, run: _Run) -> Outcome:
+    plan, processes, out, say = run.plan, run.processes, run.out, run.say
     loader = Loader(
-        data,
+        run.data,
         sequence_length=plan.sequence_length,
         rows=plan.rows,
         seed=plan.seed,
-        weights=[float(s.get("weight", 1.0)) for s in data.manifest["sources"]],
-        cut=kind == "pretrain",
+        weights=[float(s.get("weight", 1.0)) for s in run.data.manifest["sources"]],
+        cut=run.kind == "pretrain",
     )
     if loader.left_out:
         say(
-            f"{loader.left_out} of {len(data)} examples are longer than --sequence-length "
+            f"{loader.left_out} of {len(run.data)} examples are longer than --sequence-length "
             f"{plan.sequence_length} and are left out."
         )
-    if processes.first:
-        out.mkdir(parents=True, exist_ok=True)
-        if not (out / "plan.json").exists():
-            _write_plan(out / "plan.json", model.config, plan, bf16, data)
-    processes.barrier()
-    model.to(processes.device)
-    if processes.sharded:
-        distributed.shard(model, model.model.layers, processes)
-    if options.compile:
-        model.hidden = torch.compile(model.hidden, dynamic=True)  # type: ignore[method-assign]
-    validate = None
-    held_out = PackedDataset(data_dir, "validation")
-    if len(held_out):
-        validate = bits_per_byte(
-            held_out,
-            tokenizer,
-            sequence_length=plan.sequence_length,
-            rows=plan.micro_rows,
-            device=processes.device,
+    fingerprint = provenance.fingerprint(run.data_dir)
+    with disk_errors(out), _interrupted() as stop:
+        if processes.first:
+            out.mkdir(parents=True, exist_ok=True)
+            _sweep(out)
+            if not (out / "plan.json").exists():
+                write_plan(
+                    out / "plan.json",
+                    model.config,
+                    plan,
+                    run.bf16,
+                    kind=run.kind,
+                    options=run.options,
+                    data=fingerprint,
+                )
+        processes.barrier()
+        model.to(processes.device)
+        if processes.sharded:
+            distributed.shard(model, model.model.layers, processes)
+        if run.options.compile:
+            model.hidden = torch.compile(model.hidden, dynamic=True)  # type: ignore[method-assign]
+        trainer = Trainer(
+            model=model,
+            plan=plan,
+            loader=loader,
+            run=out,
+            tokenizer_dir=run.text_dir,
+            data_fingerprint=fingerprint,
+            processes=processes,
+            bf16=run.bf16,
+            checkpoint_minutes=run.options.checkpoint_minutes,
+            validate=_validation(run),
+            validate_steps=run.options.validate_steps,
+            stop=stop,
         )
-    trainer = Trainer(
-        model=model,
-        plan=plan,
-        loader=loader,
-        run=out,
-        tokenizer_dir=text_dir,
-        data_fingerprint=provenance.fingerprint(data_dir),
-        processes=processes,
-        bf16=bf16,
-        checkpoint_minutes=options.checkpoint_minutes,
-        validate=validate,
-        validate_steps=options.validate_steps,
-        stop=_interrupted(),
-    )
-    before = checkpoint.found(out)
-    if before:
-        trainer.resume(before[-1])
-        say(f"Going on from {before[-1].name} of {plan.steps}.")
-    outcome = trainer.train()
-    if not outcome.finished:
-        say(f"Stopped after step {outcome.steps}; the same command goes on from there.")
-        return outcome
+        before = checkpoint.found(out)
+        if before:
+            trainer.resume(before[-1])
+            say(f"Going on from {before[-1].name} of {plan.steps}.")
+        outcome = trainer.train()
+        if not outcome.finished:
+            say(f"Stopped after step {outcome.steps}; the same command goes on from there.")
+            return outcome
+        _finish(model, run, outcome)
+    return outcome
+
+
+def _finish(model: Transformer, run: _Run, outcome: Outcome) -> None:
+    """Writes the model, its record and the loss curve. Every process must call it."""
     weights = {n: whole(t).detach().cpu() for n, t in model.state_dict().items()}
-    if processes.first:
+    target = run.out / "model"
+    if run.processes.first:
         with new_directory(target) as work:
             checkpoint.write_model(
                 work / "files",
                 model,
                 weights,
-                tokenizer_dir=text_dir,
-                dtype=model_files.DTYPES[options.save_dtype],
+                tokenizer_dir=run.text_dir,
+                dtype=model_files.DTYPES[run.options.save_dtype],
             )
             for file in (work / "files").iterdir():
                 file.rename(work / file.name)
             (work / "files").rmdir()
             record = provenance.record(
-                kind=kind,
+                kind=run.kind,
                 model=model,
-                plan=plan,
+                plan=run.plan,
                 outcome=outcome,
-                data_dir=data_dir,
-                base=base,
-                bf16=bf16,
+                data_dir=run.data_dir,
+                base=run.base,
+                bf16=run.bf16,
             )
             text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
             (work / "run.json").write_text(text, encoding="utf-8")
-        plot_losses(out)
-        say(f"{target} is ready ({outcome.seconds / 60:.1f} minutes).")
-    processes.barrier()
-    return outcome
+        plot_losses(run.out)
+        run.say(f"{target} is ready ({outcome.seconds / 60:.1f} minutes).")
+    run.processes.barrier()
 
 
-def _plan_pretraining(
-    data: PackedDataset,
-    tokenizer: Tokenizer,
-    options: Options,
-    processes: Processes,
-    say: Callable[[str], None],
+def _validation(run: _Run) -> Callable[[Transformer], dict[str, float]] | None:
+    held_out = PackedDataset(run.data_dir, "validation")
+    if not len(held_out):
+        return None
+    return bits_per_byte(
+        held_out,
+        Tokenizer.load(run.text_dir),
+        sequence_length=run.plan.sequence_length,
+        rows=run.plan.micro_rows,
+        device=run.processes.device,
+    )
+
+
+@contextmanager
+def _joined(options: Options, say: Say) -> Iterator[tuple[Processes, Say]]:
+    """This process's place in the run; only the first one speaks."""
+    processes = distributed.start(sharded=options.fsdp)
+    try:
+        yield processes, say if processes.first else _silent
+    finally:
+        distributed.stop()
+
+
+def _begun(out: Path, processes: Processes) -> bool:
+    """Whether `out` has a plan: the first process looks, before any of them could write one."""
+    return bool(processes.broadcast({"begun": (out / "plan.json").exists()})["begun"])
+
+
+def _read(
+    out: Path, kind: Kind, options: Options, data_dir: Path, say: Say
 ) -> tuple[ModelConfig, Plan, bool]:
-    vocabulary = -(-tokenizer.vocab_size // 64) * 64
-    flops = options.flops
-    if flops is None and options.minutes is not None:
-        # About half of the machine's matrix rate is what training gets.
-        rate = matmul_flops_per_s(processes.device, torch.bfloat16) * processes.world
-        flops = 0.5 * rate * options.minutes * 60
-        say(f"Matrix products run at {rate / 1e9:,.0f} GFLOP/s in bfloat16 here.")
-    if options.size is None and flops is None:
-        raise InvalidRequest("Give one of --minutes, --flops or --size.", param="minutes")
-    size = options.size or size_for(flops or 0.0, vocab_size=vocabulary)
-    config = size_config(size, vocab_size=vocabulary, context_length=options.context_length)
-    end, text_end = tokenizer.token_to_id(TURN_END), tokenizer.token_to_id(END_OF_TEXT)
-    config = replace(
-        config,
-        eos_token_ids=tuple(i for i in (end, text_end) if i is not None),
-        pad_token_id=text_end,
-    )
-    budget = options.tokens
-    if budget is None and flops is not None:
-        budget = int(flops / config.flops_per_token(256))
-    if budget is None:
-        budget = 8 * config.matmul_parameters
-    plan = _derive(config, budget, "pretrain", options, processes)
-    say(
-        f"Model {size}: {config.num_hidden_layers} layers × {config.hidden_size}, vocabulary "
-        f"{vocabulary:,}, {config.parameters / 1e6:.2f}M parameters "
-        f"({config.matmul_parameters / 1e6:.2f}M in matrix products)."
-    )
-    plan, bf16 = _measure(config, plan, data, "pretrain", options, processes, say)
-    return config, plan, bf16
+    data = provenance.fingerprint(data_dir)
+    return read_plan(out / "plan.json", kind=kind, options=options, data=data, say=say)
 
 
-def _plan_tuning(
-    config: ModelConfig,
-    data: PackedDataset,
-    kind: Kind,
-    options: Options,
-    processes: Processes,
-    say: Callable[[str], None],
-) -> tuple[Plan, bool]:
-    pairs = int((data.lengths - 1).clip(min=0).sum())
-    budget = options.tokens
-    if budget is None and options.flops is not None:
-        budget = int(options.flops / config.flops_per_token(256))
-    if budget is None:
-        budget = int(pairs * (options.epochs if options.epochs is not None else 3.0))
-    plan = _derive(config, max(budget, 1), kind, options, processes)
-    return _measure(config, plan, data, kind, options, processes, say)
-
-
-def _derive(
-    config: ModelConfig, tokens: int, kind: Kind, options: Options, processes: Processes
-) -> Plan:
-    gpu = processes.device.type == "cuda"
-    micro = options.micro_tokens or (65_536 if gpu else 4096)
-    return derive(
-        config,
-        tokens=tokens,
-        kind=kind,
-        sequence_length=options.sequence_length,
-        batch_tokens=options.batch_tokens,
-        micro_tokens=micro,
-        matrix_lr=options.matrix_lr,
-        embedding_lr=options.embedding_lr,
-        head_lr=options.head_lr,
-        scalar_lr=options.scalar_lr,
-        weight_decay=options.weight_decay,
-        warmup_steps=options.warmup_steps,
-        warmdown=options.warmdown,
-        seed=options.seed,
-    )
-
-
-def _measure(
-    config: ModelConfig,
-    plan: Plan,
-    data: PackedDataset,
-    kind: Kind,
-    options: Options,
-    processes: Processes,
-    say: Callable[[str], None],
-) -> tuple[Plan, bool]:
-    """Chooses the precision and, with --minutes, the token budget, by a measured minute."""
-    timed = options.minutes is not None and options.tokens is None
-    if options.precision != "auto" and not timed:
-        return plan, options.precision == "bf16"
-    loader = Loader(
-        data, sequence_length=plan.sequence_length, rows=plan.rows, seed=plan.seed,
-        cut=kind == "pretrain",
-    )  # fmt: skip
-    seconds = options.probe_seconds if timed else min(options.probe_seconds, 6.0)
-    speed = training_speed(config, plan, loader, processes, seconds=seconds)
-    bf16 = speed.bf16 if options.precision == "auto" else options.precision == "bf16"
-    say(
-        f"Measured {speed.tokens_per_s:,.0f} tokens/s ({speed.flops_per_s / 1e9:,.0f} GFLOP/s) in "
-        f"{'bfloat16 autocast' if speed.bf16 else 'float32'}."
-    )
-    if timed and options.minutes is not None:
-        budget = int(speed.tokens_per_s * processes.world * options.minutes * 60)
-        plan = _derive(config, max(budget, 1), kind, options, processes)
-    # Processes must agree on what each measured: the first one's word counts.
-    agreed = processes.broadcast({"tokens": plan.tokens, "bf16": bf16})
-    if agreed["tokens"] != plan.tokens:
-        plan = _derive(config, agreed["tokens"], kind, options, processes)
-    return plan, bool(agreed["bf16"])
-
-
-def show(plan: Plan, config: ModelConfig) -> str:
-    """The derived numbers as printed before a run."""
-    flops = plan.tokens * config.flops_per_token(plan.sequence_length // 2)
-    return (
-        f"{plan.tokens:,} tokens in {plan.steps:,} steps of {plan.batch_tokens:,} "
-        f"({plan.rows} rows × {plan.sequence_length}, {plan.micro_rows} at once), "
-        f"{flops:.2e} FLOPs.\n"
-        f"Rates: matrices {plan.matrix_lr:.4g} (Muon), embedding {plan.embedding_lr:.4g}, head "
-        f"{plan.head_lr:.4g}, norms {plan.scalar_lr:.4g} (AdamW); decay {plan.weight_decay:g}; "
-        f"{plan.warmup_steps} steps up, the last {plan.warmdown:.0%} down to {plan.final_lr:.0%}."
-    )
-
-
-def _write_plan(
-    path: Path, config: ModelConfig, plan: Plan, bf16: bool, data: PackedDataset
-) -> None:
-    value = {"config": config.to_json(), "plan": asdict(plan), "bf16": bf16}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def _read_plan(
-    path: Path, options: Options, say: Callable[[str], None]
-) -> tuple[ModelConfig, Plan, bool]:
-    """A run that was begun keeps its plan: only its length may be set anew."""
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    plan = Plan(**value["plan"])
-    given = {k: v for k, v in asdict(options).items() if k in value["plan"] and v is not None}
-    tokens = given.pop("tokens", None)
-    for name, wanted in given.items():
-        if wanted != value["plan"][name] and not (name == "seed" and wanted == 0):
-            raise InvalidRequest(
-                f"{path} was begun with {name}={value['plan'][name]}, now {wanted} is asked for. "
-                "Leave it out to go on, or choose another --out.",
-                param=name,
-            )
-    if tokens is not None and tokens != plan.tokens:
-        say(f"The run's length changes from {plan.tokens:,} to {tokens:,} tokens.")
-        plan = replace(plan, tokens=tokens)
-    return ModelConfig.from_json(value["config"]), plan, bool(value["bf16"])
+def _sweep(out: Path) -> None:
+    """Removes what killed processes left half-written."""
+    for folder in (out, out / "checkpoints"):
+        for path in folder.glob(".*.partial"):
+            shutil.rmtree(path)
 
 
 def _check_tokenizer(data: PackedDataset, directory: Path) -> None:
@@ -426,7 +310,8 @@ def _owned(model: Transformer) -> Transformer:
     return model
 
 
-def _interrupted() -> Callable[[], bool]:
+@contextmanager
+def _interrupted() -> Iterator[Callable[[], bool]]:
     """True once Ctrl-C or SIGTERM came: the step is finished and a checkpoint written."""
     asked = False
 
@@ -436,12 +321,17 @@ def _interrupted() -> Callable[[], bool]:
         # A second time means it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
+    before = {}
     try:
-        signal.signal(signal.SIGINT, ask)
-        signal.signal(signal.SIGTERM, ask)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, ask)
     except ValueError:  # not the main thread: the caller stops us its own way
         pass
-    return lambda: asked
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _silent(_text: str) -> None:

@@ -64,7 +64,7 @@ class Trainer:
         self.processes, self.bf16 = processes, bf16
         self.checkpoint_minutes = checkpoint_minutes
         self.validate, self.validate_steps, self.stop = validate, validate_steps, stop
-        self.optimizer = Optimizer(model, plan)
+        self.optimizer = Optimizer(model, plan, bf16=bf16)
         self.done, self.targets, self.seconds = 0, 0, 0.0
 
     def resume(self, path: Path) -> None:
@@ -93,13 +93,13 @@ class Trainer:
         """Runs to the end of the plan, or until `stop()`; leaves a checkpoint either way."""
         began = last_saved = time.monotonic()
         before = self.seconds
-        mean = math.nan
-        checks: dict[str, float] = {}
         flops = self.model.config.flops_per_token(self.plan.sequence_length // 2)
         self.model.train()
         with Progress(
             self.run, steps=self.plan.steps, first_step=self.done, shown=self.processes.first
         ) as progress:
+            # A run killed after its last step goes on with what that step has shown.
+            mean, checks = progress.loss, progress.validation
             while self.done < self.plan.steps and not self._stopping():
                 at = time.monotonic()
                 rate = self.optimizer.schedule(self.done)
@@ -108,28 +108,29 @@ class Trainer:
                 self.targets += targets
                 self.seconds = before + time.monotonic() - began
                 speed = self.plan.batch_tokens / (time.monotonic() - at)
-                if self.processes.first:
-                    progress.step(
-                        self.done,
-                        loss=mean,
-                        tokens_per_s=speed,
-                        flops_per_s=speed * flops,
-                        rate=rate,
-                    )
+                progress.step(
+                    self.done,
+                    loss=mean,
+                    tokens_per_s=speed,
+                    flops_per_s=speed * flops,
+                    rate=rate,
+                )
                 if not math.isfinite(mean):
                     raise InvalidRequest(
                         f"The loss is {mean} at step {self.done}: the run has diverged. Lower "
                         "--matrix-lr (and --embedding-lr), or raise --warmup-steps.",
                         param="matrix_lr",
                     )
-                last = self.done == self.plan.steps
-                if self.validate and (
-                    last or (self.validate_steps and self.done % self.validate_steps == 0)
-                ):
+                if self.done == self.plan.steps:
+                    break
+                if self.validate and self.validate_steps and self.done % self.validate_steps == 0:
                     checks = self.check(progress)
-                if not last and time.monotonic() - last_saved > 60 * self.checkpoint_minutes:
+                if time.monotonic() - last_saved > 60 * self.checkpoint_minutes:
                     self.save()
                     last_saved = time.monotonic()
+            finished = self.done >= self.plan.steps
+            if finished and self.validate and progress.checked != self.done:
+                checks = self.check(progress)
             self.seconds = before + time.monotonic() - began
             self.save()
         return Outcome(
@@ -137,7 +138,7 @@ class Trainer:
             targets=self.targets,
             seconds=self.seconds,
             final_loss=mean,
-            finished=self.done == self.plan.steps,
+            finished=finished,
             validation=checks,
         )
 
@@ -178,10 +179,9 @@ class Trainer:
         with torch.no_grad(), self.autocast():
             values = self.validate(self.model)
         self.model.train()
-        if self.processes.first:
-            progress.row(step=self.done, validation=values)
-            numbers = ", ".join(f"{k} {v:.4f}" for k, v in values.items())
-            progress.say(f"step {self.done}: {numbers}")
+        progress.row(step=self.done, validation=values)
+        numbers = ", ".join(f"{k} {v:.4f}" for k, v in values.items())
+        progress.say(f"step {self.done}: {numbers}")
         return values
 
     def save(self) -> None:

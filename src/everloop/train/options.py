@@ -1,0 +1,47 @@
+"""What a user may set of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["pretrain", "finetune", "lora"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Every field but the last few is derived and printed where it is None."""
+
+    minutes: float | None = None
+    """Budget by time: a probe measures the machine and sets the tokens."""
+    flops: float | None = None
+    """Budget by floating-point operations."""
+    size: str | None = None
+    """Model size (pretraining), d2 … d20."""
+    tokens: int | None = None
+    """Budget in tokens; wins over the other three."""
+    epochs: float | None = None
+    """Budget in passes over the data (tuning)."""
+    context_length: int = 1024
+    """Of a model made here."""
+    sequence_length: int | None = None
+    batch_tokens: int | None = None
+    micro_tokens: int | None = None
+    matrix_lr: float | None = None
+    embedding_lr: float | None = None
+    head_lr: float | None = None
+    scalar_lr: float | None = None
+    weight_decay: float | None = None
+    warmup_steps: int | None = None
+    warmdown: float | None = None
+    seed: int = 0
+    lora_rank: int = 0
+    """0: tune all weights; else adapters of this rank."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    fsdp: bool = False
+    probe_seconds: float = 60.0
+    checkpoint_minutes: float = 5.0
+    validate_steps: int = 0
+    """Steps between held-out checks; 0: at the end only."""
+    save_dtype: Literal["fp32", "bf16", "fp16"] = "bf16"
