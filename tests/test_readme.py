@@ -123,7 +123,7 @@ def test_longer_commands(block: Block, server: Running, shell: Path, folder: Pat
     assert run(block, server, shell, folder).strip()
 
 
-def test_make_serve_starts_with_the_environments_settings(shell: Path, tmp_path: Path) -> None:
+def test_make_serve_shows_a_new_homes_key_once(shell: Path, tmp_path: Path) -> None:
     # Installed already, as the stamps say: what is tested is the start, not pip.
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     shutil.copy(ROOT / "Makefile", tmp_path)
@@ -132,26 +132,21 @@ def test_make_serve_starts_with_the_environments_settings(shell: Path, tmp_path:
     (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
     (tmp_path / ".venv" / ".installed").touch()
     port = free_port()
-    env = {"PORT": str(port), "EVERLOOP_HOME": str(tmp_path / "home"), "EVERLOOP_API_KEY": "My Key"}
+    env = {"PORT": str(port), "EVERLOOP_HOME": str(tmp_path / "home")}
     with started(["make", "serve"], port, tmp_path, **env) as running:
         wait_for(running, "Paste into another terminal:")
         shown = running.log.read_text()
         assert f"http://127.0.0.1:{port}/v1" in shown
-        assert "yours, from environment EVERLOOP_API_KEY" in shown
-        answer = running.client().get("/v1/models", headers={"authorization": "Bearer My Key"})
+        (key,) = set(re.findall(r"sk-[\w-]{48}", shown))
+        with running.client() as http:
+            answer = http.get("/v1/models", headers={"authorization": f"Bearer {key}"})
         assert answer.status_code == 200
         assert "gpt-4" in [model["id"] for model in answer.json()["data"]]
-
-
-def test_a_new_home_gets_a_key_that_is_shown_once(shell: Path, tmp_path: Path) -> None:
-    port = free_port()
-    env = {"PORT": str(port), "EVERLOOP_HOME": str(tmp_path / "home")}
-    command = [str(shell / "everloop"), "serve"]
-    with started(command, port, tmp_path, **env) as running:
-        wait_for(running, "Paste into another terminal:")
-        (key,) = set(re.findall(r"sk-[\w-]{48}", running.log.read_text()))
-        answer = running.client().get("/v1/models", headers={"authorization": f"Bearer {key}"})
-        assert answer.status_code == 200
-    with started(command, port, tmp_path, **env) as running:
-        wait_for(running, "everloop keys list")
+    with started(["make", "serve"], port, tmp_path, EVERLOOP_API_KEY="late", **env) as running:
+        wait_for(running, "EVERLOOP_API_KEY is none of this home's keys")
         assert key not in running.log.read_text()
+
+
+def test_the_owners_key_is_not_printed(server: Running) -> None:
+    wait_for(server, "yours, from environment EVERLOOP_API_KEY")
+    assert KEY not in server.log.read_text()
