@@ -53,29 +53,8 @@ class Spec:
         return f"{value:g}s" if self.kind == "seconds" else str(value)
 
 
-def _setting(
-    default: Any,
-    kind: str,
-    group: str,
-    help: str,
-    *,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    choices: tuple[str, ...] = (),
-    also: tuple[str, ...] = (),
-) -> Any:
-    return field(
-        default=default,
-        metadata={
-            "kind": kind,
-            "group": group,
-            "help": help,
-            "minimum": minimum,
-            "maximum": maximum,
-            "choices": choices,
-            "also": also,
-        },
-    )
+def _setting(default: Any, kind: str, group: str, help: str, **more: Any) -> Any:
+    return field(default=default, metadata={"kind": kind, "group": group, "help": help, **more})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +167,7 @@ def _specs() -> dict[str, Spec]:
         if not item.metadata:
             continue
         meta = dict(item.metadata)
-        env = ("EVERLOOP_" + item.name.upper(), *meta.pop("also"))
+        env = ("EVERLOOP_" + item.name.upper(), *meta.pop("also", ()))
         rows[item.name] = Spec(name=item.name, default=item.default, env=env, **meta)
     return rows
 
