@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import httpx2
 import pytest
 
@@ -132,3 +134,13 @@ def test_openai_headers_on_every_answer(http: httpx2.Client) -> None:
         assert response.headers["request-id"] == identity
         assert int(response.headers["openai-processing-ms"]) >= 0
         assert response.headers["openai-version"] == "2020-10-01"
+
+
+def test_every_text_model_of_the_newest_client_is_an_alias(http: httpx2.Client) -> None:
+    from openai.types import chat_model, embedding_model
+
+    names = [*get_args(chat_model.ChatModel), *get_args(embedding_model.EmbeddingModel)]
+    names = [name for name in names if "audio" not in name]
+    assert len(names) > 50
+    unknown = [name for name in names if http.get(f"/v1/models/{name}").status_code != 200]
+    assert unknown == []

@@ -8,12 +8,12 @@ down_revision = None
 
 # Exact names are listed by /v1/models; a prefix with * also catches dated and later variants.
 OPENAI_NAMES = """
-gpt-5 gpt-5-mini gpt-5-nano gpt-5.1 gpt-5.2 gpt-5.3 gpt-5.4 gpt-5.4-mini gpt-5*
+gpt-5 gpt-5-mini gpt-5-nano gpt-5.1 gpt-5.2 gpt-5.3 gpt-5.4 gpt-5.4-mini gpt-5* gpt-6*
 gpt-4.1 gpt-4.1-mini gpt-4.1-nano gpt-4.1* gpt-4.5*
 gpt-4o gpt-4o-mini gpt-4o* chatgpt-4o-latest chatgpt-*
 gpt-4 gpt-4-turbo gpt-4-32k gpt-4-*
 gpt-3.5-turbo gpt-3.5-turbo-16k gpt-3.5-turbo-instruct gpt-3.5-turbo*
-o1 o1-mini o1-pro o1-* o3 o3-mini o3-pro o3-* o4-mini o4-mini-*
+codex-mini-latest o1 o1-mini o1-pro o1-* o3 o3-mini o3-pro o3-* o4-mini o4-mini-*
 davinci davinci-002 davinci-instruct-beta babbage babbage-002 curie curie-instruct-beta ada
 text-davinci-001 text-davinci-002 text-davinci-003 text-curie-001 text-babbage-001 text-ada-001
 text-davinci-edit-001 code-davinci-edit-001 code-davinci-002 code-cushman-001
