@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from everloop.errors import InvalidRequest, NotFound
+from everloop.store import files
 from everloop.store import registry as module
 from everloop.store.database import Database
 from everloop.store.registry import Registry
@@ -193,3 +194,11 @@ def test_the_default_model_is_a_setting(home: Path, embedded: Path, tmp_path: Pa
     assert registry.get("gpt-4").name == "mine"
     assert next(iter(registry.aliases().items())) == ("default", "mine")
     db.close()
+
+
+def test_the_model_in_the_package_is_whole() -> None:
+    found = module.embedded_models()
+    assert "everloop-small" in found
+    for version in found.values():
+        # `sha256sum FILES > SHA256SUMS` beside them; without it every start hashes them again
+        assert files.recorded_sums(version.path) == files.folder_sums(version.path)
