@@ -172,7 +172,7 @@ def test_suites_are_called_by_name_task_or_source() -> None:
     by_task, missing = load(["topic"], ROWS, [], 0)
     assert [m.name for m in by_task] == ["topic.own"]
     assert "topic.agnews" in missing
-    with pytest.raises(NotFound, match="github.com"):
+    with pytest.raises(NotFound, match=r"github\.com/"):
         load(["spam"], ROWS, [], 0)
     named, _ = load(["topic.own", "topic.own"], ROWS, [], 0)
     assert [m.name for m in named] == ["topic.own"]

@@ -114,7 +114,9 @@ _ENGLISH = _Words(
     "`everloop evaluate {name}`: {conditions}",
     missing="Not measured: {names}.",
     talk="## Small talk",
-    talk_explained="All prompts, none selected, at temperature 0.7, top-p 0.9 and seed {seed}.",
+    talk_explained="All prompts, none selected, at temperature 0.7, top-p 0.9 and seed {seed}. "
+    "The greetings and the questions for the weather, its name and what it can do also occur in "
+    "the training rows.",
     talk_columns=("prompt", "reply"),
     made="## How it was made",
     made_columns=(
@@ -141,7 +143,8 @@ _CHINESE = _Words(
     "由 `everloop evaluate {name}` 得出：{conditions}",
     missing="未测：{names}。",
     talk="## 闲聊",
-    talk_explained="全部提示，未经挑选；温度 0.7，top-p 0.9，种子 {seed}。",
+    talk_explained="全部提示，未经挑选；温度 0.7，top-p 0.9，种子 {seed}。"
+    "问候以及问天气、名字、会做什么的句子在训练数据里也出现过。",
     talk_columns=("提示", "回答"),
     made="## 训练过程",
     made_columns=("阶段", "参数", "其中矩阵乘法", "词元", "浮点运算", "分钟", "机器"),
