@@ -10,10 +10,18 @@ from typing import Any
 import pytest
 
 from everloop.engine.interface import GenerateRequest, Generation, Score, ScoreRequest
-from everloop.errors import DataError, EngineUnavailable, InvalidRequest, NotFound, Overloaded
+from everloop.errors import (
+    DataError,
+    EngineUnavailable,
+    EverloopError,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+)
 from everloop.evaluate import rows as files
 from everloop.evaluate import run as running
 from everloop.evaluate.evaluate import Subject, evaluate
+from everloop.evaluate.extras import load as library
 from everloop.evaluate.journal import Journal
 from everloop.evaluate.progress import Progress
 from everloop.evaluate.suites import DIALOGUE, HELD_OUT, PUBLIC, load
@@ -216,6 +224,11 @@ def test_the_journal_survives_lone_surrogates(tmp_path: Path) -> None:
         journal.add("a", {"text": "half \udc00 a pair"})
     with Journal(tmp_path / "j.jsonl") as journal:
         assert journal.known == {"a": {"text": "half \udc00 a pair"}}
+
+
+def test_a_missing_library_is_named_with_its_extra() -> None:
+    with pytest.raises(EverloopError, match=r'pip install "everloop\[evaluate\]"'):
+        library("no_such_library.part")
 
 
 def test_progress_tells_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,9 +28,13 @@ def test_packed_validation_text_comes_back_as_it_was(tmp_path: Path, model_dir: 
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS), encoding="utf-8")
     source = Source(name="own", files=(path,))
     pack((source,), model_dir, tmp_path / "packed", options=PackOptions(val_fraction=0.3))
-    found = from_packed(tmp_path / "packed", Tokenizer.load(model_dir))
+    found = from_packed(tmp_path / "packed", model_dir)
     assert 0 < len(found) < len(TEXTS)
     assert set(found) < set(TEXTS)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "tokenizer.json").write_text("{}")
+    with pytest.raises(InvalidRequest, match="another tokenizer"):
+        from_packed(tmp_path / "packed", tmp_path / "other")
 
 
 def test_texts_of_files(tmp_path: Path) -> None:

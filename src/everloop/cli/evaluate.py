@@ -215,7 +215,5 @@ def _texts(packed: Path | None, files: list[Path], model: Path | None) -> list[s
                 "Give the text with --text FILE.",
                 param="packed",
             )
-        from everloop.model.tokenizer import Tokenizer
-
-        texts += from_packed(packed, Tokenizer.load(model))
+        texts += from_packed(packed, model)
     return texts

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from everloop.data.files import sha256_file
 from everloop.data.pack import PackedDataset
 from everloop.data.read import read
 from everloop.engine.interface import Engine, ScoreRequest
@@ -101,15 +102,22 @@ def from_file(path: Path) -> list[str]:
     return texts
 
 
-def from_packed(directory: Path, tokenizer: Tokenizer) -> list[str]:
-    """The texts of the validation split of packed data. `tokenizer` must be the one it was packed
-    with: what it decodes is then the text again."""
+def from_packed(directory: Path, model: Path) -> list[str]:
+    """The texts of the validation split of packed data. Raises InvalidRequest unless the data was
+    packed with the tokenizer of the `model` folder, which turns it into text again."""
     data = PackedDataset(directory, "validation")
     if data.manifest["masked"]:
         raise InvalidRequest(
             f"{directory} holds examples of tasks, not text. Give the packed pretraining data.",
             param="packed",
         )
+    if data.manifest["tokenizer_sha256"] != sha256_file(model / "tokenizer.json"):
+        raise InvalidRequest(
+            f"{directory} was packed with another tokenizer than {model.name}'s. Give data packed "
+            "with its own, or the text with --text FILE.",
+            param="packed",
+        )
+    tokenizer = Tokenizer.load(model)
     special = tokenizer.special_ids
     texts = []
     for i in range(len(data)):
