@@ -108,6 +108,7 @@ def shard(model: nn.Module, blocks: nn.ModuleList, processes: Processes) -> None
     for module in (*blocks, model):
         # The loss is already divided by the global number of targets: sum, don't average.
         module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
 
 
 def whole(tensor: Tensor) -> Tensor:
