@@ -86,12 +86,12 @@ def test_killed_at_many_moments(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(1, 21))
-def test_killed_at_every_moment(
+@pytest.mark.parametrize("first", [0, 11])
+def test_killed_twenty_times(
     first: int, uninterrupted: Path, text_data: Path, model_dir: Path, tmp_path: Path
 ) -> None:
-    """A checkpoint takes about twenty operations: kill at each of them, again and again."""
-    moments = [20 + first + i for i in range(20)]
+    """At another place of writing a checkpoint each time."""
+    moments = [10 + (7 * i + first) % 30 for i in range(20)]
     killed_at(moments, uninterrupted, text_data, model_dir, tmp_path)
 
 

@@ -44,7 +44,7 @@ def pretrain(
     validate_steps: Annotated[int, typer.Option(help="Steps between held-out checks.")] = 0,
     save_dtype: Annotated[str, typer.Option(help="Weights of the result.")] = "bf16",
 ) -> None:
-    """Train a model on packed text. Give one dial: --minutes, --flops, --size or --tokens."""
+    """Train a model on packed text. Give one dial: --minutes, --flops or --size."""
     from everloop.cli.training import options
     from everloop.errors import InvalidRequest
     from everloop.train import run
