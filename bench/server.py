@@ -1,7 +1,7 @@
 """What the HTTP server costs beside the engine: time per request, /health under load, memory.
 
-    python bench/server.py                    # an engine that only waits: the server's own cost
-    python bench/server.py --model DIR        # the native engine with a model of yours
+    python bench/server.py                # an engine that only waits, then the embedded model
+    python bench/server.py --model DIR    # the native engine with a model of yours
 
 The load generator is a process of its own on the same machine, with kept connections, and speaks
 HTTP by hand so that it costs little. Overhead is what the client waited less what the engine took
@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import everloop
 from everloop.engine.interface import (
     Chunk,
     Embedding,
@@ -264,64 +265,65 @@ def wait_ready(port: int, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.1)
 
 
+def measure(chosen: argparse.Namespace, model: str | None) -> None:
+    """Starts a server, loads it, prints what it took."""
+    home = tempfile.mkdtemp(prefix="everloop-bench-")
+    command = [sys.executable, __file__, "--serve", home, "--port", str(chosen.port)]
+    command += ["--model", model] if model else []
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        wait_ready(chosen.port, process)
+        took = time.perf_counter() - began
+        print(f"engine: {model or 'waits 10 ms a token'}; ready after {took:.2f} s in a new home")
+        load = {"concurrency": chosen.concurrency, "tokens": chosen.tokens}
+        for stream in (False, True):
+            spent = cpu(process.pid)
+            found = in_process(load_for, chosen.port, seconds=chosen.seconds, stream=stream, **load)
+            spent = (cpu(process.pid) - spent) / found["answered"]
+            print(
+                f"{'stream' if stream else 'whole '} ×{chosen.concurrency}: "
+                f"{found['rps']:.1f} requests/s, {found['rps'] * chosen.tokens:.0f} tokens/s"
+            )
+            print(f"  time      {found['total']}")
+            print(f"  processor {spent * 1000:.2f} ms a request in the HTTP process")
+            if not stream:
+                print(f"  overhead  {found['overhead']}")
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            options = {**load, "seconds": chosen.seconds + 2, "stream": True}
+            loading = pool.apply_async(_run, (load_for, (chosen.port,), options))
+            time.sleep(1)
+            print(f"/health under that load: {asyncio.run(probe(chosen.port, chosen.seconds))}")
+            resident = memory(process.pid)
+            loading.get()
+        parts = ", ".join(f"{role} {size:.0f} MB" for role, size in resident)
+        print(f"resident: {parts}; together {sum(size for _, size in resident):.0f} MB\n")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        shutil.rmtree(home)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", help="folder of a model; without it the engine only waits")
     parser.add_argument("--concurrency", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--tokens", type=int, default=20, help="tokens of each answer")
+    parser.add_argument("--tokens", type=int, default=20, help="tokens of an average answer")
     parser.add_argument("--port", type=int, default=8499)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.serve:
         serve(chosen.serve, chosen.port, chosen.model)
         return
-    home = tempfile.mkdtemp(prefix="everloop-bench-")
-    command = [sys.executable, __file__, "--serve", home, "--port", str(chosen.port)]
-    command += ["--model", chosen.model] if chosen.model else []
-    began = time.perf_counter()
-    with open(os.devnull, "wb") as nothing:
-        process = subprocess.Popen(command, stderr=nothing)
-    try:
-        wait_ready(chosen.port, process)
-        print(
-            f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
-            f"Python {platform.python_version()}; engine: {chosen.model or 'waits 10 ms a token'}"
-        )
-        print(f"ready after {time.perf_counter() - began:.2f} s (a new home)")
-        for stream in (False, True):
-            options = {"concurrency": chosen.concurrency, "seconds": chosen.seconds}
-            spent = cpu(process.pid)
-            found = in_process(
-                load_for, chosen.port, **options, tokens=chosen.tokens, stream=stream
-            )
-            spent = (cpu(process.pid) - spent) / found["answered"]
-            kind = "stream" if stream else "whole "
-            print(
-                f"{kind} ×{chosen.concurrency}: {found['rps']:.1f} requests/s, "
-                f"{found['rps'] * chosen.tokens:.0f} tokens/s"
-            )
-            print(f"  time      {found['total']}")
-            print(f"  processor {spent * 1000:.2f} ms a request in the HTTP process")
-            if not stream:
-                print(f"  overhead  {found['overhead']}")
-        pool = multiprocessing.get_context("spawn").Pool(1)
-        options = {"concurrency": chosen.concurrency, "seconds": chosen.seconds + 2}
-        load = pool.apply_async(
-            _run, (load_for, (chosen.port,), {**options, "tokens": chosen.tokens, "stream": True})
-        )
-        time.sleep(1)
-        print(f"/health under that load: {asyncio.run(probe(chosen.port, chosen.seconds))}")
-        resident = memory(process.pid)
-        load.get()
-        pool.terminate()
-        total = sum(size for _, size in resident)
-        parts = ", ".join(f"{role} {size:.0f} MB" for role, size in resident)
-        print(f"resident: {parts}; together {total:.0f} MB")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        shutil.rmtree(home)
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        f"load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
+    )
+    embedded = Path(everloop.__file__).parent / "models" / "everloop-small"
+    for model in [chosen.model] if chosen.model else [None, str(embedded)]:
+        if model is None or Path(model, "config.json").is_file():
+            measure(chosen, model)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     import sys
 
     folder, port = tmp_path_factory.mktemp("embedded"), free_port()
-    command = [sys.executable, "-m", "everloop.cli.main", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "everloop", "serve", "--port", str(port)]
     home = str(folder / "home")
     env = {"EVERLOOP_HOME": home, "EVERLOOP_API_KEY": KEY, "EVERLOOP_THREADS": "1"}
     with started(command, port, folder, **env) as running:

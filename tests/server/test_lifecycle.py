@@ -133,6 +133,14 @@ def test_a_model_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
     failed = attempt(tmp_path, model="nothing", api_key=KEY)
     assert failed.returncode != 0
     assert "nothing" in failed.stderr
+    command = [sys.executable, "-m", "everloop", "serve", "--model", "nothing", "--port"]
+    env = {**environment(), "EVERLOOP_HOME": str(tmp_path / "home")}
+    own = subprocess.run(
+        [*command, str(free_port())], capture_output=True, text=True, env=env, timeout=60
+    )
+    assert own.returncode == 3
+    assert "There is: " in own.stderr
+    assert "org/other, tiny" in own.stderr
 
 
 def test_the_first_key_is_made_once_and_told_once(tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ def serve(
     """Serves until told to stop; returns after a clean end.
 
     `announce` is called once, when questions can be answered; `engines` makes the pool (ours, if
-    it is None). Raises InvalidRequest (host, port), HomeInUse, and what loading the default model
-    raises.
+    it is None). Raises InvalidRequest (host, port), NotFound (model), HomeInUse, and what loading
+    the default model raises.
     """
     log.configure(settings.log_level)
     with (
@@ -87,6 +87,8 @@ def serve(
 def _native_engines(registry: Registry, settings: Settings) -> Pool:
     from everloop.engine.pool import EnginePool
 
+    if settings.remote_url is None:
+        registry.get(settings.model)  # says what there is, before anything is loaded
     return EnginePool(registry, settings)
 
 
