@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from everloop.errors import InvalidRequest
 from everloop.model.transformer import Transformer
 from everloop.train import loss
 from everloop.train.distributed import Processes
-from everloop.train.loader import IGNORE, Batch, Loader
+from everloop.train.loader import IGNORE, Loader
 from everloop.train.trainer import Trainer
 
 from .small import VOCABULARY, small_config, small_plan
@@ -116,12 +119,7 @@ def test_padding_and_neighbours_do_not_reach_a_document() -> None:
     model = lively()
     batch = Loader(Random(60), sequence_length=32, rows=4, seed=0).next()
     _, before = loss.nats(model, loss.tensors(batch, CPU))
-    changed = Batch(
-        ids=np.where(batch.documents == 0, batch.ids, 7),
-        targets=batch.targets,
-        positions=batch.positions,
-        documents=batch.documents,
-    )
+    changed = dataclasses.replace(batch, ids=np.where(batch.documents == 0, batch.ids, 7))
     _, after = loss.nats(model, loss.tensors(changed, CPU))
     first = torch.from_numpy((batch.documents == 0)[batch.targets != IGNORE])
     assert torch.equal(before[first], after[first])
@@ -163,6 +161,37 @@ def test_the_chunked_loss_is_cross_entropy(
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-5, atol=1e-6)
 
 
+class Shapes(TorchDispatchMode):
+    """The shapes of all matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[torch.Size, ...]] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func.overloadpacket is torch.ops.aten.mm:
+            self.seen.add((args[0].shape, args[1].shape))
+        return func(*args, **(kwargs or {}))
+
+
+def test_products_come_in_few_shapes_however_many_targets_there_are() -> None:
+    """oneDNN keeps megabytes for each: memory would grow with every batch of tuning data."""
+    model = lively()
+    batch = Loader(Random(60), sequence_length=32, rows=8, seed=0).next()
+    with Shapes() as shapes:
+        for number in range(1, 200, 3):
+            targets = np.full_like(batch.targets, IGNORE)
+            targets.flat[:number] = 7
+            one = dataclasses.replace(batch, targets=targets)
+            total, each = loss.nats(model, loss.tensors(one, CPU))
+            total.backward()  # type: ignore[no-untyped-call]
+            assert len(each) == number
+    of_the_head = {s for s in shapes.seen if VOCABULARY in (*s[0], *s[1])}
+    assert len(of_the_head) == 3 * 4  # logits, both gradients; 64, 128, 192 and 256 rows
+
+
 def test_bfloat16_autocast_is_float32_within_its_rounding() -> None:
     batch = Loader(Random(60), sequence_length=32, rows=8, seed=0).next()
     inputs = loss.tensors(batch, CPU)
@@ -192,9 +221,7 @@ def test_micro_batches_without_a_target_are_fine(tmp_path: Path) -> None:
     batch = Loader(Random(60), sequence_length=32, rows=8, seed=0).next()
     targets = np.full_like(batch.targets, IGNORE)
     targets[3, :5] = batch.targets[3, :5]
-    batch = Batch(
-        ids=batch.ids, targets=targets, positions=batch.positions, documents=batch.documents
-    )
+    batch = dataclasses.replace(batch, targets=targets)
     loader = Loader(Random(20), sequence_length=32, rows=8, seed=0)
     mean, found = trainer(lively(), loader, tmp_path, micro_rows=1).step(batch)
     assert found == 5

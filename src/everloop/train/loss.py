@@ -14,6 +14,10 @@ from everloop.train.loader import IGNORE, Batch
 _LOGITS_CPU, _LOGITS_GPU = 1 << 22, 1 << 28
 """Logits in memory at once: as many as a CPU's caches hold, enough to keep a GPU busy."""
 
+_STEP = 64
+"""Targets come in multiples of this. Their number differs in every batch of tuning data, and
+oneDNN keeps compiled code and buffers, megabytes, for every shape that it has seen."""
+
 
 def tensors(batch: Batch, device: torch.device) -> dict[str, Tensor]:
     """A batch as tensors on the device, named as Transformer.hidden and `nats` take them."""
@@ -52,14 +56,17 @@ class _ChunkedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        hidden, weight = hidden_NC.to(dtype), weight_VC.to(dtype)
+        number = len(targets_N)
+        padding = -number % _STEP
+        hidden, weight = F.pad(hidden_NC.to(dtype), (0, 0, 0, padding)), weight_VC.to(dtype)
+        targets_N = F.pad(targets_N, (0, padding))
         wanted_hidden, wanted_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if wanted_hidden else None
         exact = torch.promote_types(dtype, torch.float32)
         grad_weight = torch.zeros_like(weight_VC, dtype=exact) if wanted_weight else None
         each = hidden.new_empty(len(targets_N), dtype=exact)
         at_once = _LOGITS_CPU if hidden.device.type == "cpu" else _LOGITS_GPU
-        chunk = max(64, at_once // len(weight))
+        chunk = max(1, at_once // len(weight) // _STEP) * _STEP
         for start in range(0, len(targets_N), chunk):
             part = slice(start, start + chunk)
             targets = targets_N[part, None]
@@ -71,12 +78,14 @@ class _ChunkedLoss(torch.autograd.Function):
             # The gradient on the logits: probabilities less one at the target.
             gradient = logs.exp_()
             gradient.scatter_add_(1, targets, gradient.new_full((1, 1), -1.0).expand_as(targets))
+            gradient[max(0, number - start) :] = 0
             gradient = gradient.to(dtype)
             if grad_hidden is not None:
                 torch.mm(gradient, weight, out=grad_hidden[part])
             if grad_weight is not None:
                 grad_weight += gradient.T @ hidden[part]
-        ctx.save_for_backward(grad_hidden, grad_weight)
+        each = each[:number].clone()
+        ctx.save_for_backward(None if grad_hidden is None else grad_hidden[:number], grad_weight)
         ctx.types = hidden_NC.dtype, weight_VC.dtype
         ctx.mark_non_differentiable(each)
         return each.sum(), each
