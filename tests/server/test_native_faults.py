@@ -107,7 +107,7 @@ def test_a_killed_engine_comes_back(model: Path, tmp_path: Path) -> None:
         assert 'everloop_engine_restarts{model="tiny@1"} 1.0' in http.get("/metrics").text
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_engine_ends_with_its_server(model: Path, tmp_path: Path, number: int) -> None:
     with native(tmp_path, model) as server:
         child = engine_pid(server)
