@@ -70,8 +70,9 @@ def test_distribution(choice: Choice) -> None:
     [
         Choice(temperature=50.0, top_p=0.9),  # flat: more tokens than the candidates
         Choice(temperature=1.0, top_p=0.5),
-        Choice(temperature=50.0, top_k=CANDIDATES),
-        Choice(temperature=50.0, top_k=CANDIDATES + 40, top_p=0.8),
+        Choice(temperature=50.0, top_k=CANDIDATES[0]),
+        Choice(temperature=50.0, top_k=CANDIDATES[0] + 1),
+        Choice(temperature=50.0, top_k=CANDIDATES[1] + 40, top_p=0.8),
         Choice(temperature=50.0, min_p=0.95),
         Choice(temperature=1.0, top_k=10**9, top_p=0.9),
     ],

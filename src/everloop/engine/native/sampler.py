@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-CANDIDATES = 256
-"""Tokens that top_k, top_p and min_p look at first; a flatter distribution is sorted whole."""
+CANDIDATES = (64, 512)
+"""Most likely tokens that top_k, top_p and min_p look at, first a few, then more; a distribution
+flatter than that is sorted whole."""
 
 _ALL = 2**40
 
@@ -112,16 +113,22 @@ def _search(sums: Tensor, u: Tensor) -> Tensor:
 
 def _draw_cut(logits: Tensor, choices: Sequence[Choice], u: Tensor) -> Tensor:
     weights = _weights(logits, choices)
-    size = logits.shape[-1]
-    few = min(CANDIDATES, size)
-    best, ids = weights.topk(few, dim=-1)
     totals = weights.cumsum(-1, dtype=torch.float64)[:, -1:]
-    kept, enough = _cut(best, totals, choices, whole=few == size)
-    tokens = ids.gather(1, _search(kept.cumsum(-1), u)[:, None])[:, 0]
-    for i in [i for i, known in enumerate(enough) if not known]:
-        best, ids = weights[i : i + 1].sort(dim=-1, descending=True, stable=True)
-        kept, _ = _cut(best, totals[i : i + 1], choices[i : i + 1], whole=True)
-        tokens[i] = ids[0, _search(kept.cumsum(-1), u[i : i + 1])[0]]
+    size = logits.shape[-1]
+    tokens = torch.zeros(len(choices), dtype=torch.int64)
+    rows = list(range(len(choices)))
+    for level in (*CANDIDATES, size):
+        if level < size:
+            best, ids = weights[rows].topk(level, dim=-1)
+        else:
+            best, ids = weights[rows].sort(dim=-1, descending=True, stable=True)
+        kept, known = _cut(best, totals[rows], [choices[i] for i in rows], whole=level >= size)
+        places = _search(kept.cumsum(-1), u[rows])
+        found = ids.gather(1, places[:, None])[:, 0]
+        tokens[[i for i, k in zip(rows, known, strict=True) if k]] = found[known]
+        rows = [i for i, k in zip(rows, known, strict=True) if not k]
+        if not rows:
+            break
     return tokens
 
 
