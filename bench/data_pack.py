@@ -1,7 +1,8 @@
 """Megabytes of raw text packed per second and core, with and without removal of near copies.
 
-    python bench/data_pack.py FILE [FILE …] --tokenizer DIR [--mb 20]
+    python bench/data_pack.py [FILE …] [--tokenizer DIR] [--mb 20]
 
+Without files: both Wikipedias of the default model's recipe, under EVERLOOP_DATA.
 One core is one thread here: the tokenizer's threads are limited to one, and the rate is over CPU
 time, so that other work on the machine doesn't change it much.
 """
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import everloop
 from everloop.data.clean import STEPS, clean
 from everloop.data.dedup import Deduplicator
 from everloop.data.language import language
@@ -29,13 +31,21 @@ from everloop.data.split import document_hash
 from everloop.model.tokenizer import Tokenizer
 
 
+EMBEDDED = Path(everloop.__file__).parent / "models" / "everloop-small"
+WIKIPEDIAS = ("pretrain/zh_wiki_simp.jsonl.zst", "pretrain/en_wiki_core.jsonl.zst")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--tokenizer", type=Path, default=EMBEDDED)
     parser.add_argument("--mb", type=float, default=20, help="text per file")
     options = parser.parse_args()
-    for path in options.files:
+    data = os.environ.get("EVERLOOP_DATA")
+    files = options.files or [Path(data) / name for name in WIKIPEDIAS if data]
+    if not files:
+        print("Nothing to pack: name files, or set EVERLOOP_DATA to the recipe's data folder.")
+    for path in files:
         source = dataclasses.replace(single(path), kind="text", clean=STEPS)
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(measure(source, options.tokenizer, options.mb, Path(folder))))
