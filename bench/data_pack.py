@@ -30,7 +30,6 @@ from everloop.data.sources import Source, iter_texts, single
 from everloop.data.split import document_hash
 from everloop.model.tokenizer import Tokenizer
 
-
 EMBEDDED = Path(everloop.__file__).parent / "models" / "everloop-small"
 WIKIPEDIAS = ("pretrain/zh_wiki_simp.jsonl.zst", "pretrain/en_wiki_core.jsonl.zst")
 
