@@ -13,6 +13,7 @@ import numpy.typing as npt
 from everloop.data.cut import Cutter
 from everloop.data.documents import Document
 from everloop.data.split import mix, share
+from everloop.data.tokenize import BatchEncoder
 from everloop.errors import DataError, InvalidRequest
 from everloop.model.template import ChatTemplate
 from everloop.model.tokenizer import END_OF_TEXT, Tokenizer
@@ -30,6 +31,7 @@ class Encoder:
         self.directory = directory
         self.max_tokens = max_tokens
         self.tokenizer = Tokenizer.load(directory)
+        self.encode_batch = BatchEncoder(self.tokenizer)
         self.cutter = Cutter(self.tokenizer)
         end = self.tokenizer.token_to_id(END_OF_TEXT)
         if end is None and not self.tokenizer.eos_ids:
@@ -47,10 +49,9 @@ class Encoder:
 
     def texts(self, documents: list[Document]) -> Iterator[tuple[Document, list[Ids]]]:
         """Each document with its pieces."""
-        encoded = self.tokenizer.encode_batch([d.text for d in documents])
+        encoded = self.encode_batch([d.text for d in documents])
         for document, ids in zip(documents, encoded, strict=True):
-            ids.append(self.end)
-            yield document, self.cutter.cut(np.array(ids), self.max_tokens)
+            yield document, self.cutter.cut(np.append(ids, np.uint32(self.end)), self.max_tokens)
 
     def examples(
         self, documents: list[Document], refuse: Callable[[DataError], None]
@@ -103,13 +104,13 @@ class Encoder:
             text = self.tokenizer.decode([i for i in ids.tolist() if i != self.end])
             cuts = sorted(int(share(mix(value, s)) * (len(text) + 1)) for s in (1, 2))
             thirds += [text[: cuts[0]], text[cuts[1] :], text[cuts[0] : cuts[1]]]
-        encoded = self.tokenizer.encode_batch(thirds)
+        encoded = self.encode_batch(thirds)
         rewritten: list[Ids | None] = []
         for i in range(len(pieces)):
             prefix, suffix, middle = encoded[3 * i : 3 * i + 3]
             parts = [marks.prefix, *prefix, marks.suffix, *suffix, marks.middle, *middle, self.end]
             broken = any("\ufffd" in text for text in thirds[3 * i : 3 * i + 3])
-            fits = len(parts) <= self.max_tokens and middle and not broken
+            fits = len(parts) <= self.max_tokens and len(middle) and not broken
             rewritten.append(np.array(parts) if fits else None)
         return rewritten
 
