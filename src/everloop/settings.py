@@ -93,7 +93,11 @@ class Settings:
         None, "text", "models", "Model to ask `remote_url` for; without it, the name called."
     )
     threads: int = _setting(
-        0, "int", "engine", "CPU threads the engine computes with; 0: all cores.", minimum=0
+        0,
+        "int",
+        "engine",
+        "CPU threads the engine computes with; 0: all cores, one for small models.",
+        minimum=0,
     )
     max_running: int = _setting(
         32, "int", "engine", "Requests computed together in one step.", minimum=1, maximum=4096

@@ -10,7 +10,8 @@ class NativeOptions:
     """Sizes and limits of one native engine."""
 
     threads: int = 0
-    """CPU threads for matrix products; 0: all that this process may use."""
+    """CPU threads for matrix products; 0: all that this process may use, one for
+    models so small that more would wait for each other."""
     max_running: int = 32
     """Sequences computed together."""
     max_queue: int = 256

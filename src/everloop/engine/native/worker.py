@@ -32,6 +32,15 @@ from everloop.model.transformer import Transformer
 
 HEARTBEAT_SECONDS = 1.0
 
+SMALL = 20_000_000
+"""Matrix weights below which a product takes no longer than waking a second thread, and many
+times longer when that thread's core is busy with something else."""
+
+
+def is_small(config: ModelConfig) -> bool:
+    """Whether one thread computes this model as fast as several."""
+    return config.matmul_parameters < SMALL
+
 
 class Worker:
     """Turns messages into jobs and events into messages."""
@@ -39,9 +48,10 @@ class Worker:
     def __init__(self, channel: Channel, setup: Message) -> None:
         self._channel = channel
         options = NativeOptions(**setup["options"])
-        torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
         self._table = text_table(Tokenizer.load(Path(setup["text_dir"])))
         config, model = load_model(setup["model_dir"], setup["adapter_dir"])
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(options.threads or (1 if is_small(config) else cores))
         blocks = plan_blocks(config, options, available_memory())
         runner = Runner(config, model, blocks=blocks, block_size=options.block_size)
         self._core = Core(runner, max_running=options.max_running, chunk=options.prefill_chunk)
