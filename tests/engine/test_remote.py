@@ -127,6 +127,9 @@ def test_chat_streams_and_counts() -> None:
             "max_tokens": 9,
             "temperature": 1.0,
             "top_p": 1.0,
+            "top_k": 0,  # off, and said so: the server may have defaults of its own
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -185,6 +188,26 @@ def test_every_parameter_arrives_under_its_name() -> None:
             with pytest.raises(InvalidRequest) as caught:
                 await engine.generate(chat)
             assert caught.value.param == name
+
+    with_remote(body)
+
+
+def test_a_server_that_knows_only_openais_parameters() -> None:
+    async def strict(request: Request) -> None:
+        for name in ("top_k", "min_p", "repetition_penalty"):
+            if name in request.body:
+                await request.error(400, f"Unrecognized request argument supplied: {name}")
+                return
+        await good(request)
+
+    async def body(engine: RemoteEngine, peer: Peer) -> None:
+        peer.on(CHAT, strict)
+        for requests in (2, 1):  # it learns
+            peer.requests.clear()
+            assert text_of(await collect(engine, GenerateRequest(prompt=HELLO))) == "今天"
+            assert len(peer.requests) == requests
+        with pytest.raises(InvalidRequest, match="top_k"):  # asked for: never left out in silence
+            await engine.generate(GenerateRequest(prompt=HELLO, sampling=Sampling(top_k=5)))
 
     with_remote(body)
 

@@ -19,6 +19,7 @@ from everloop.engine.interface import (
     Message,
     ModelInfo,
     Prompt,
+    Sampling,
     Score,
     ScoreRequest,
     Usage,
@@ -44,6 +45,7 @@ class RemoteEngine(Engine):
         self._running = 0
         self._detail = "not started"
         self._ready = False
+        self._takes_additions = True  # until it refuses them
         self._tokenizes: bool | None = None  # None: not tried yet
         self.info = ModelInfo(id=model, context_length=UNKNOWN_CONTEXT, vocab_size=None)
 
@@ -83,7 +85,7 @@ class RemoteEngine(Engine):
             body["messages"] = [dict(m) for m in messages]
             if request.logprobs is not None:
                 body |= {"logprobs": True, "top_logprobs": request.logprobs}
-            stream = await self._stream("/chat/completions", body)
+            stream = await self._stream("/chat/completions", body, request.sampling)
             return RemoteGeneration(stream, parse.chat_chunk, self._ended)
         body |= {"prompt": _plain(request.prompt), "max_tokens": request.max_tokens}
         for name in ("logprobs", "suffix"):
@@ -91,8 +93,11 @@ class RemoteEngine(Engine):
                 body[name] = getattr(request, name)
         if request.echo:
             body["echo"] = True
-        stream = await self._stream("/completions", body)
-        return RemoteGeneration(stream, parse.completion_chunk, self._ended)
+        stream = await self._stream("/completions", body, request.sampling)
+        most = request.logprobs or 0
+        return RemoteGeneration(
+            stream, lambda event: parse.completion_chunk(event, most), self._ended
+        )
 
     async def score(self, request: ScoreRequest) -> list[Score]:
         self._check_started()
@@ -156,9 +161,21 @@ class RemoteEngine(Engine):
     def _ended(self) -> None:
         self._running -= 1
 
-    async def _stream(self, path: str, body: Json) -> Stream:
+    async def _stream(self, path: str, body: Json, sampling: Sampling) -> Stream:
         body |= {"model": self._model, "stream": True, "stream_options": {"include_usage": True}}
-        stream = await self._api.stream(path, body)
+        extra = _additions(sampling)
+        plain = extra == _additions(Sampling())
+        if plain and not self._takes_additions:
+            extra = {}
+        try:
+            stream = await self._api.stream(path, body | extra)
+        except InvalidRequest as error:
+            named = error.param in extra or any(name in error.message for name in extra)
+            if not plain or not named:
+                raise
+            # It knows OpenAI's parameters only, and so has no defaults for others.
+            self._takes_additions = False
+            stream = await self._api.stream(path, body)
         self._running += 1
         return stream
 
@@ -208,7 +225,7 @@ class RemoteEngine(Engine):
         reply = await self._post("/completions", body)
         try:
             found = reply["choices"][0]["logprobs"]
-            tokens = parse.completion_tokens(found)
+            tokens = parse.completion_tokens(found, 0)
             if ids is not None and prompt is not None:
                 own, names = tokens[len(prompt) : len(prompt) + len(ids)], ids
             else:
@@ -291,7 +308,7 @@ class RemoteGeneration(Generation):
 
 
 def _sampling(request: GenerateRequest) -> Json:
-    """Sampling rules as OpenAI names them; vLLM's additions only where they are asked for."""
+    """Sampling rules as OpenAI names them, those that are on."""
     s = request.sampling
     body: Json = {"temperature": s.temperature, "top_p": s.top_p}
     if request.max_tokens is not None:
@@ -302,12 +319,19 @@ def _sampling(request: GenerateRequest) -> Json:
         "logit_bias": {str(k): v for k, v in s.logit_bias.items()} or None,
         "seed": s.seed,
         "stop": list(request.stop) or None,
-        "top_k": s.top_k or None,
-        "min_p": s.min_p or None,
-        "repetition_penalty": None if s.repetition_penalty == 1.0 else s.repetition_penalty,
         "ignore_eos": request.ignore_eos or None,
     }
     return body | {name: value for name, value in given.items() if value is not None}
+
+
+def _additions(sampling: Sampling) -> Json:
+    """Rules that vLLM and others add to OpenAI's. They are sent even where they are off: a server
+    may have defaults of its own for them."""
+    return {
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+    }
 
 
 def _messages(prompt: Prompt) -> tuple[Message, ...] | None:

@@ -21,20 +21,21 @@ def chat_chunk(event: Json) -> Chunk | None:
     return Chunk(text=_string(delta.get("content")), tokens=tokens, finish_reason=_finish(choice))
 
 
-def completion_chunk(event: Json) -> Chunk | None:
+def completion_chunk(event: Json, alternatives: int) -> Chunk | None:
     """A text completion chunk; None if it has no choice."""
     choice = _choice(event)
     if choice is None:
         return None
     return Chunk(
         text=_string(choice.get("text")),
-        tokens=completion_tokens(choice.get("logprobs")),
+        tokens=completion_tokens(choice.get("logprobs"), alternatives),
         finish_reason=_finish(choice),
     )
 
 
-def completion_tokens(found: object) -> tuple[TokenLogprob, ...]:
-    """The four parallel lists of a text completion's logprobs."""
+def completion_tokens(found: object, alternatives: int) -> tuple[TokenLogprob, ...]:
+    """The four parallel lists of a text completion's logprobs. A server adds the chosen token to
+    the `alternatives` asked for where it isn't among them: left out here."""
     if not found:
         return ()
     if not isinstance(found, dict):
@@ -44,7 +45,7 @@ def completion_tokens(found: object) -> tuple[TokenLogprob, ...]:
     if not len(texts) == len(values) == len(tops):
         raise ValueError("logprobs of different lengths")
     return tuple(
-        _completion_token(text, value, top)
+        _completion_token(text, value, top, alternatives)
         for text, value, top in zip(texts, values, tops, strict=True)
     )
 
@@ -95,9 +96,11 @@ def _chat_token(token: Json) -> TokenLogprob:
     )
 
 
-def _completion_token(text: str, value: float | None, top: dict[str, float] | None) -> TokenLogprob:
+def _completion_token(
+    text: str, value: float | None, top: dict[str, float] | None, alternatives: int
+) -> TokenLogprob:
     shown, data = _piece(text, None)
-    best = sorted((top or {}).items(), key=lambda item: -item[1])
+    best = sorted((top or {}).items(), key=lambda item: -item[1])[:alternatives]
     return TokenLogprob(
         text=shown,
         bytes=data,
