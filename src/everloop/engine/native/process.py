@@ -12,6 +12,10 @@ import sys
 from everloop.engine.native import frames
 from everloop.engine.native.frames import Message
 
+PATIENCE = {"GOMP_SPINCOUNT": "100", "KMP_BLOCKTIME": "1"}
+"""Threads that wait for each other must soon sleep: spinning, as OpenMP does for milliseconds,
+makes an engine that shares its cores ten times slower."""
+
 
 class Process:
     """One running worker. `receive` returns None when it is gone."""
@@ -38,7 +42,7 @@ class Process:
                     [sys.executable, "-P", "-m", module, str(theirs.fileno())],
                     pass_fds=(theirs.fileno(),),
                     stdin=subprocess.DEVNULL,
-                    env={**os.environ, "PYTHONPATH": path},
+                    env={**PATIENCE, **os.environ, "PYTHONPATH": path},
                 )
         except BaseException:
             ours.close()

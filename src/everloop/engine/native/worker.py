@@ -50,8 +50,7 @@ class Worker:
         options = NativeOptions(**setup["options"])
         self._table = text_table(Tokenizer.load(Path(setup["text_dir"])))
         config, model = load_model(setup["model_dir"], setup["adapter_dir"])
-        cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(options.threads or (1 if is_small(config) else cores))
+        torch.set_num_threads(options.threads or (1 if is_small(config) else _cores()))
         blocks = plan_blocks(config, options, available_memory())
         runner = Runner(config, model, blocks=blocks, block_size=options.block_size)
         self._core = Core(runner, max_running=options.max_running, chunk=options.prefill_chunk)
@@ -133,6 +132,14 @@ class Worker:
         if events or status != self._status or now - self._sent > HEARTBEAT_SECONDS / 2:
             self._channel.send({"events": events, "status": status})
             self._sent, self._status = now, status
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        return os.cpu_count() or 1
 
 
 def load_model(directory: str, adapter: str | None) -> tuple[ModelConfig, Transformer]:
