@@ -1,6 +1,6 @@
 """Megabytes of raw text packed per second and core, with and without removal of near copies.
 
-    python bench/data_pack.py [FILE …] [--tokenizer DIR] [--mb 20]
+    python bench/data_pack.py [FILE …] [--tokenizer DIR] [--mb 60]
 
 Without files: both Wikipedias of the default model's recipe, under EVERLOOP_DATA.
 One core is one thread here: the tokenizer's threads are limited to one, and the rate is over CPU
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--tokenizer", type=Path, default=EMBEDDED)
-    parser.add_argument("--mb", type=float, default=20, help="text per file")
+    parser.add_argument("--mb", type=float, default=60, help="text per file")
     options = parser.parse_args()
     data = os.environ.get("EVERLOOP_DATA")
     files = options.files or [Path(data) / name for name in WIKIPEDIAS if data]

@@ -135,7 +135,7 @@ def _control(text: str) -> str:
     if _has_odd(text):
         text = _LINE_END.sub("\n", text).replace("\u2029", "\n\n")
         text = _INVISIBLE.sub("", text)
-    if any(sign in text for sign in _TRAILING_SIGNS):
+    if "\n" in text and any(sign in text for sign in _TRAILING_SIGNS):
         text = "\n".join(line.rstrip(_BLANK) for line in text.split("\n"))
     if "\n\n\n" in text:
         text = _BLANK_LINES.sub("\n\n", text)

@@ -95,11 +95,12 @@ class Intake:
             self.refuse(error)
             return None
         counts.text_bytes += specs.length(raw)
-        full = self.part < 1 and counts.subset_bytes >= source.max_bytes
-        if full or not specs.chosen(document_hash(raw), self.part, self.seed):
-            counts.not_in_subset += 1
-            return None
-        counts.subset_bytes += specs.length(raw)
+        if self.part < 1:
+            full = counts.subset_bytes >= source.max_bytes
+            if full or not specs.chosen(document_hash(raw), self.part, self.seed):
+                counts.not_in_subset += 1
+                return None
+            counts.subset_bytes += specs.length(raw)
         text = raw if example else clean(raw, source.clean, counts.cleaned)
         if len(text) < max(1, source.min_chars):
             counts.too_short += 1
@@ -118,9 +119,9 @@ class Intake:
 
 
 def _own_text(document: Document) -> str:
-    """What near copies are told by: a row's own words, without those of its instruction."""
-    value = document.row.value
-    return document.text if isinstance(value, str) else "\n".join(specs.strings(value))
+    """What near copies are told by: of an example its row's own words, without those of the
+    instruction, which many share."""
+    return "\n".join(specs.strings(document.row.value)) if document.example else document.text
 
 
 def _find_layout(source: Source, row: Row) -> Layout:

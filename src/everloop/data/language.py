@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import re
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
 
 _SAMPLE = 2000
-_HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-_KANA = re.compile("[\u3041-\u30ff]")
-_HANGUL = re.compile("[\u1100-\u11ff\uac00-\ud7af]")
-_LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
 _ENGLISH = re.compile(
     r"\b(?:the|of|and|to|in|is|that|it|for|was|on|with|as|are|this|you|be|have|not|but|at|by|i)\b",
     re.IGNORECASE,
@@ -22,11 +22,9 @@ UNKNOWN = "und"
 def language(text: str) -> str:
     """ISO 639-1 code of the text's main language, "und" where it has no words."""
     sample = text if len(text) <= _SAMPLE else text[: _SAMPLE // 2] + text[-_SAMPLE // 2 :]
-    if sample.isascii():
-        han = kana = hangul = 0
-    else:
-        han, kana, hangul = (len(p.findall(sample)) for p in (_HAN, _KANA, _HANGUL))
-    latin = len(_LATIN.findall(sample))
+    units = np.frombuffer(sample.encode("utf-16-le", "surrogatepass"), "<u2")
+    counts: list[int] = np.bincount(_scripts()[units], minlength=5).tolist()
+    _, latin, han, kana, hangul = counts
     if not han + kana + hangul:
         words = sample.count(" ") + 1
         # A sixth of English words are among these; no other language reaches a tenth.
@@ -38,6 +36,26 @@ def language(text: str) -> str:
         # Japanese prose is half kana; Chinese texts about Japan quote a few.
         return "ja" if kana * 2 > han else "ko" if hangul > han else "zh"
     return "en" if len(_ENGLISH.findall(sample)) * 10 >= sample.count(" ") else _model(sample)
+
+
+@cache
+def _scripts() -> npt.NDArray[np.uint8]:
+    """By UTF-16 unit: 1 Latin letters, 2 Chinese characters, 3 kana, 4 Hangul, 0 anything else."""
+    table = np.zeros(1 << 16, np.uint8)
+    for script, first, last in (
+        (1, "A", "Z"),
+        (1, "a", "z"),
+        (1, "\u00c0", "\u024f"),
+        (2, "\u3400", "\u9fff"),
+        (2, "\uf900", "\ufaff"),
+        (3, "\u3041", "\u30ff"),
+        (4, "\u1100", "\u11ff"),
+        (4, "\uac00", "\ud7af"),
+    ):
+        table[ord(first) : ord(last) + 1] = script
+    # Chinese characters beyond the basic plane: the first halves of their pairs.
+    table[0xD840:0xD8C0] = 2
+    return table
 
 
 def _model(text: str) -> str:

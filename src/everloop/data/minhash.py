@@ -23,12 +23,26 @@ MIN_SHINGLES = 8  # a shorter text is compared exactly only
 
 U64 = npt.NDArray[np.uint64]
 _CHUNK = 1024  # shingles times 128 minima in 512 KiB: stays in the second-level cache
+_GROUP_CHARS = 1 << 17  # hashed together: enough to hide numpy's calls, little enough for caches
 _PRIME = np.uint64(0x9E3779B97F4A7C15)  # odd, from the golden ratio
 _NONE = np.uint32(0xFFFFFFFF)
 
 
 def band_keys(texts: list[str]) -> tuple[U64, npt.NDArray[np.bool_]]:
     """(len(texts), BANDS) keys, and which texts are long enough to be compared by them."""
+    groups: list[list[str]] = [[]]
+    chars = 0
+    for text in texts:
+        if chars > _GROUP_CHARS:
+            groups.append([])
+            chars = 0
+        groups[-1].append(text)
+        chars += len(text)
+    found = [_group_keys(group) for group in groups]
+    return np.concatenate([k for k, _ in found]), np.concatenate([e for _, e in found])
+
+
+def _group_keys(texts: list[str]) -> tuple[U64, npt.NDArray[np.bool_]]:
     shingles, owner = _shingles(texts)
     enough = np.bincount(owner, minlength=len(texts)) >= MIN_SHINGLES
     minima = np.full((len(texts), BANDS * ROWS), _NONE)

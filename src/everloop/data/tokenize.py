@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import json
 import string
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -62,17 +62,17 @@ class BatchEncoder:
 
     def _encode(self, pieces: list[str]) -> list[bytes]:
         encoded = list(map(self._known.get, pieces))
-        missing = list(dict.fromkeys(p for p, e in zip(pieces, encoded, strict=True) if e is None))
-        if missing:
+        holes = [i for i, known in enumerate(encoded) if known is None]
+        if holes:
+            missing = list({pieces[i]: None for i in holes})
             ids = self.tokenizer.encode_batch(missing)
             new = {p: np.array(i, np.uint32).tobytes() for p, i in zip(missing, ids, strict=True)}
-            encoded = [new[p] if e is None else e for p, e in zip(pieces, encoded, strict=True)]
+            for i in holes:
+                encoded[i] = new[pieces[i]]
             if len(self._known) + len(new) > MAX_PIECES:
                 self._known.clear()
-            self._known.update(
-                (piece, e) for piece, e in new.items() if len(piece) <= MAX_PIECE_CHARS
-            )
-        return [e for e in encoded if e is not None]
+            self._known.update((p, e) for p, e in new.items() if len(p) <= MAX_PIECE_CHARS)
+        return cast("list[bytes]", encoded)
 
 
 def can_cut(tokenizer: Tokenizer) -> bool:
