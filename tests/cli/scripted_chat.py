@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -32,6 +33,8 @@ async def engine(*_: object) -> AsyncIterator[ScriptedEngine]:
         assert made.running == 0, "a generation was left running"
 
 
+# A shell that starts the tests in the background hands down an ignored Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 chat._engine = engine  # type: ignore[assignment]
 sys.argv[1:1] = ["chat"]
 main.main()

@@ -48,7 +48,7 @@ def test_import_copies_what_is_needed_and_no_more(model: Path, registry: Registr
     version = imported.version
     assert {p.name for p in version.path.iterdir()} == {
         *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
-        *("chat_template.jinja", "LICENSE", "notes.txt"),
+        *("chat_template.jinja", "generation_config.json", "LICENSE", "notes.txt"),
     }
     assert (version.name, version.version, version.kind, version.base) == (
         "mine",
