@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from everloop.errors import DataError, InvalidRequest
 from everloop.model.atomic import new_directory
@@ -53,8 +54,7 @@ def load(
             path=str(directory),
             repair="Take both from the same model.",
         )
-    with torch.device("meta"):
-        model = Transformer(config)
+    model = _empty(config)
     _check(directory, config, tensors, model.state_dict())
     state = {name: t if dtype is None else t.to(dtype) for name, t in tensors.items()}
     if config.tie_word_embeddings:
@@ -81,8 +81,7 @@ def save(
     Equal weights give equal bytes. Raises InvalidRequest if `directory` is taken, if the model has
     unmerged adapters, or if fp16 can't hold a weight.
     """
-    with torch.device("meta"):
-        expected = list(Transformer(config).state_dict())
+    expected = list(_empty(config).state_dict())
     tensors = {name: t for name, t in model.state_dict().items() if not is_adapter(name)}
     if len(tensors) < len(model.state_dict()):
         raise InvalidRequest("The model has LoRA layers: merge them, or save the adapter alone.")
@@ -180,6 +179,27 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError("is no JSON object.", path=str(path))
     return value
+
+
+def _empty(config: ModelConfig) -> Transformer:
+    """A model without memory for its weights."""
+    with torch.device("meta"), _Unfilled():
+        return Transformer(config)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out the first values of parameters and keeps counting off the meta device: both would
+    bring PyTorch's compiler in, which takes a second and 90 MB."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return kwargs["tensor"]
+        if func is torch.arange:
+            kwargs = {**kwargs, "device": "cpu"}
+        return func(*args, **kwargs)
 
 
 def _indexed(directory: Path) -> dict[Path, list[str] | None]:

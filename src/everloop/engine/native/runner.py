@@ -99,8 +99,7 @@ class Runner:
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (rows, V) of hidden states (rows, C)."""
         rows = hidden.shape[0]
-        padded = self.kind.round_rows(rows)
-        return self._head(F.pad(hidden, (0, 0, 0, padded - rows)))[:rows]
+        return self._head(_pad(hidden, self.kind.round_rows(rows)))[:rows]
 
     def _group(self, batch: Sequence[Rows]) -> list[Group]:
         """Single tokens of neighbours with tables of similar length are attended together, a chunk
@@ -220,11 +219,15 @@ class _Layer:
 
     def finish(self, x: Tensor, attended: Tensor) -> None:
         """Adds the attention's output and the MLP to `x`, in place; `x` may have padding rows."""
-        attended = F.pad(attended, (0, 0, 0, x.shape[0] - attended.shape[0]))
-        x.add_(self._o(attended))
+        x.add_(self._o(_pad(attended, x.shape[0])))
         both = self._gate_up(self._after(x))
         gate, up = both[:, : self._inner], both[:, self._inner :]
         x.add_(self._down(F.silu(gate).mul_(up)))
+
+
+def _pad(x: Tensor, rows: int) -> Tensor:
+    """`x` with rows of zeros up to `rows`."""
+    return x if x.shape[0] == rows else F.pad(x, (0, 0, 0, rows - x.shape[0]))
 
 
 def _fuse(block: Block) -> list[tuple[Tensor, Tensor | None]]:
