@@ -11,8 +11,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 
 from everloop.errors import InvalidRequest
 
@@ -33,11 +35,9 @@ _BLANK_LINES = re.compile("\n{3,}")
 # UTF-8 read as Latin-1 or Windows-1252 (Ã©, â€™, ä¸­) or as GBK (鈥, 锛): pairs that hardly occur in
 # real text. ftfy decides, line by line; a line it can't explain stays.
 _LEADS = "ÂÃÐÑâãäåæçèéï"
-_MOJIBAKE = re.compile(
-    "[ÂÃÐÑ][\x80-\xbf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2013\u2014"
-    "\u2018-\u201e\u2020-\u2022\u2026\u2030\u2039\u203a\u20ac\u2122]"
-    "|[âãäåæçèéï][\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ][\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
-)
+_TAILS = "\x80-\xbfŒœŠšŸŽžƒˆ˜–—‘’‚“”„†‡•…‰‹›€™"
+_MOJIBAKE = re.compile(f"[ÂÃÐÑ][{_TAILS}]|[âãäåæçèéï][{_TAILS}][{_TAILS}]")
+_TAIL = re.compile(f"[{_TAILS}]")
 # What is left of UTF-8 that went through GBK with replacement: beyond repair.
 _LOST_SIGNS = ("锟斤拷", "烫烫烫", "屯屯屯", "\ufffd" * 3)
 
@@ -96,14 +96,6 @@ def clean(text: str, steps: tuple[str, ...] = STEPS, counts: Counter[str] | None
 # The expressions above cost 20 to 50 ns a character, most texts need none of them: each step
 # first looks for a sign of work with translate, `in` and a table, which cost about 1 ns.
 _C0 = bytes(set(range(32)) - set(b"\t\n")) + b"\x7f"
-_ODD = np.zeros(1 << 16, dtype=np.bool_)  # by UTF-16 unit: what _control must look at
-_ODD[
-    [
-        code
-        for code in range(1 << 16)
-        if chr(code) in "\r\x0b\x0c\x85\u2028\u2029" or _INVISIBLE.match(chr(code))
-    ]
-] = True
 _WORDLESS_MAP = bytes(
     ord("\n") if code == 10 else ord("a") if code > 127 or chr(code).isalnum() else ord("b")
     for code in range(256)
@@ -124,11 +116,35 @@ def _mend_surrogates(text: str) -> str:
     return text
 
 
+_IS_LEAD, _IS_TAIL, _IS_ODD = 1, 2, 3  # the C1 controls are both odd and tails
+
+
+@cache
+def _class_table() -> npt.NDArray[np.uint8]:
+    table = np.zeros(1 << 16, dtype=np.uint8)
+    for code in range(1 << 16):
+        character = chr(code)
+        if character in _LEADS:
+            table[code] = _IS_LEAD
+        elif character in "\r\x0b\x0c\x85\u2028\u2029" or _INVISIBLE.match(character):
+            table[code] = _IS_ODD
+        elif _TAIL.match(character):
+            table[code] = _IS_TAIL
+    return table
+
+
+def _classes(text: str) -> npt.NDArray[np.uint8]:
+    """By UTF-16 unit: whether _control must look at it, or what part of mojibake it could be."""
+    units = np.frombuffer(text.encode("utf-16-le"), dtype="<u2")
+    classes: npt.NDArray[np.uint8] = _class_table()[units]
+    return classes
+
+
 def _has_odd(text: str) -> bool:
     if text.isascii():
         raw = text.encode()
         return len(raw.translate(None, _C0)) != len(raw)
-    return bool(_ODD[np.frombuffer(text.encode("utf-16-le"), dtype="<u2")].any())
+    return bool((_classes(text) == _IS_ODD).any())
 
 
 def _control(text: str) -> str:
@@ -142,10 +158,18 @@ def _control(text: str) -> str:
     return text.strip("\n").rstrip(_BLANK)
 
 
+def _has_mojibake(text: str) -> bool:
+    if not any(lead in text for lead in _LEADS):
+        return False
+    classes = _classes(text)
+    near = (classes[:-1] == _IS_LEAD) & (classes[1:] >= _IS_TAIL)
+    return bool(near.any()) and _MOJIBAKE.search(text) is not None
+
+
 def _mojibake(text: str) -> str:
     if text.isascii():
         return text
-    suspect = any(lead in text for lead in _LEADS) and _MOJIBAKE.search(text) is not None
+    suspect = _has_mojibake(text)
     lost = any(sign in text for sign in _LOST_SIGNS)
     if suspect:
         import ftfy  # 50 ms to import, seldom needed

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import string
+from collections.abc import Iterable
 from typing import Any, cast
 
 import numpy as np
@@ -34,6 +36,9 @@ _SPACE, _NEWLINE, _OTHER_BLANK, _LETTER, _DIGIT, _PUNCTUATION, _HAN, _MARK = (
 )
 _BLANK = _SPACE | _NEWLINE | _OTHER_BLANK
 _TABLE_BITS = 22
+_GROUP = 2000
+# A text that ends blank would be read otherwise before a zero; a digit could be that zero.
+_DIGIT_OR_FINAL_BLANK = re.compile(r"[0-9]|\s\Z")
 
 
 class BatchEncoder:
@@ -43,6 +48,7 @@ class BatchEncoder:
         self.tokenizer = tokenizer
         self._cutter = _SafeCuts(tokenizer) if can_cut(tokenizer) else None
         self._known: dict[str, bytes] = {}
+        self._zero = tokenizer.token_to_id("0")
 
     def __call__(self, texts: list[str]) -> list[Ids]:
         """Ids of each text. Texts must be valid Unicode (no lone surrogates)."""
@@ -64,15 +70,38 @@ class BatchEncoder:
         encoded = list(map(self._known.get, pieces))
         holes = [i for i, known in enumerate(encoded) if known is None]
         if holes:
-            missing = list({pieces[i]: None for i in holes})
-            ids = self.tokenizer.encode_batch(missing)
-            new = {p: np.array(i, np.uint32).tobytes() for p, i in zip(missing, ids, strict=True)}
+            new = self._learn({pieces[i]: None for i in holes})
             for i in holes:
                 encoded[i] = new[pieces[i]]
             if len(self._known) + len(new) > MAX_PIECES:
                 self._known.clear()
             self._known.update((p, e) for p, e in new.items() if len(p) <= MAX_PIECE_CHARS)
         return cast("list[bytes]", encoded)
+
+    def _learn(self, pieces: Iterable[str]) -> dict[str, bytes]:
+        """Ids of new pieces. Most are words, and calling the tokenizer costs more than a word: a
+        zero between them, which is always a token of its own, makes one long text of many."""
+        if self._cutter is None:
+            return self._alone(pieces)
+        joinable: list[str] = []
+        others: list[str] = []
+        for piece in pieces:
+            plain = not _DIGIT_OR_FINAL_BLANK.search(piece)
+            (joinable if plain else others).append(piece)
+        groups = [joinable[i : i + _GROUP] for i in range(0, len(joinable), _GROUP)]
+        encoded = self.tokenizer.encode_batch(["0".join(group) for group in groups])
+        new = self._alone(others)
+        for group, ids in zip(groups, encoded, strict=True):
+            flat = np.array(ids, np.uint32)
+            borders = [-1, *np.flatnonzero(flat == self._zero).tolist(), len(flat)]
+            for piece, (start, end) in zip(group, itertools.pairwise(borders), strict=True):
+                new[piece] = flat[start + 1 : end].tobytes()
+        return new
+
+    def _alone(self, pieces: Iterable[str]) -> dict[str, bytes]:
+        texts = list(pieces)
+        encoded = self.tokenizer.encode_batch(texts)
+        return {p: np.array(i, np.uint32).tobytes() for p, i in zip(texts, encoded, strict=True)}
 
 
 def can_cut(tokenizer: Tokenizer) -> bool:
@@ -109,20 +138,28 @@ class _SafeCuts:
         self._kinds = _kinds()
         self._ends, self._begins = _spellings()
         self._tied = np.zeros(1 << _TABLE_BITS, np.bool_)  # by hash of two neighbours
-        self._lengths: set[tuple[int, int]] = set()
+        # By the lengths of two parts: whether a character ends or begins with one that is tied.
+        self._tied_ends: dict[tuple[int, int], npt.NDArray[np.bool_]] = {}
+        self._tied_begins: dict[tuple[int, int], npt.NDArray[np.bool_]] = {}
+        pairs: dict[tuple[int, int], set[tuple[int, int]]] = {}
         for i in range(tokenizer.vocab_size):
             if i not in tokenizer.special_ids:
-                self._learn(tokenizer.token_bytes(i))
+                self._learn(tokenizer.token_bytes(i), pairs)
+        for lengths, tied in pairs.items():
+            left, right = np.array(sorted(tied), np.uint32).T
+            self._tied[_pair_hash(left, right)] = True
+            self._tied_ends[lengths] = np.isin(self._ends[lengths[0]], left)
+            self._tied_begins[lengths] = np.isin(self._begins[lengths[1]], right)
 
-    def _learn(self, token: bytes) -> None:
+    def _learn(self, token: bytes, pairs: dict[tuple[int, int], set[tuple[int, int]]]) -> None:
         """Note the neighbours inside a token: of characters of which it holds only a part, the
         last or first bytes that it holds."""
         starts = [i for i, byte in enumerate(token) if i and byte & 0xC0 != 0x80]
         parts = [token[i:j] for i, j in itertools.pairwise([0, *starts, len(token)])]
         for left, right in itertools.pairwise(parts):
             if len(left) <= 3 and len(right) <= 3:  # longer ones aren't of the basic plane
-                self._lengths.add((len(left), len(right)))
-                self._tied[_pair_hash(_number(left), _number(right))] = True
+                tied = pairs.setdefault((len(left), len(right)), set())
+                tied.add((_value(left), _value(right)))
 
     def find(self, text: str, ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Places to cut `text`, 0 and the end included; every place in `ends` is one."""
@@ -143,10 +180,11 @@ class _SafeCuts:
         if len(pairs):
             tied = np.zeros(len(pairs), np.bool_)
             left, right = codes[pairs], codes[pairs + 1]
-            for ending, beginning in self._lengths:
-                tied |= self._tied[
-                    _pair_hash(self._ends[ending][left], self._begins[beginning][right])
-                ]
+            for lengths, ends_tied in self._tied_ends.items():
+                maybe = np.flatnonzero(ends_tied[left] & self._tied_begins[lengths][right])
+                ending = self._ends[lengths[0]][left[maybe]]
+                beginning = self._begins[lengths[1]][right[maybe]]
+                tied[maybe] |= self._tied[_pair_hash(ending, beginning)]
             cut[pairs[~tied] + 1] = True
         cut[0] = True
         cut[ends] = True
@@ -155,10 +193,6 @@ class _SafeCuts:
 
 def _value(part: bytes) -> int:
     return int.from_bytes(part, "big")
-
-
-def _number(part: bytes) -> Ids:
-    return np.array([_value(part)], np.uint32)
 
 
 def _pair_hash(left: Ids, right: Ids) -> Ids:
