@@ -41,6 +41,19 @@ class Terminal:
         """Ctrl-C: the terminal signals the whole foreground group."""
         os.killpg(self._process.pid, signal.SIGINT)
 
+    def interrupt_until(self, text: str) -> str:
+        """Ctrl-C as a person presses it: again when nothing happens. readline loses one that comes
+        after its prompt is shown and before it waits for a key."""
+        for _ in range(30):
+            self.interrupt()
+            deadline = time.monotonic() + 2
+            while text.encode() not in self._seen[self._asked :]:
+                if not self._read(deadline - time.monotonic()):
+                    break
+            else:
+                break
+        return self.wait_for(text)
+
     def end(self) -> int:
         """The exit code, once it has left by itself."""
         while self._read(30):

@@ -101,8 +101,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_had_come() -> None:
         assert "user=slow:100|assistant=xxxxx" in shown
         assert "x" * 100 not in shown
         screen.wait_for(">>> ")
-        screen.interrupt()
-        screen.wait_for("(Ctrl-D leaves)")
+        screen.interrupt_until("(Ctrl-D leaves)")
         screen.wait_for(">>> ")
         screen.type("\x04")
         assert screen.end() == 0
