@@ -1,0 +1,152 @@
+#include "pack.h"
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "half.h"
+#include "pack4.h"
+
+namespace everloop {
+namespace {
+
+constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: added and taken away, it rounds to even
+
+uint32_t bits_of(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
+}
+
+// The largest |x|, or -1 if one is NaN or infinite. Bits of |x| are ordered like |x|.
+float largest(const float* x, int n) {
+  int32_t most = 0;
+  for (int i = 0; i < n; ++i) {
+    const int32_t bits = int32_t(bits_of(x[i]) & 0x7fffffff);
+    most = bits > most ? bits : most;
+  }
+  if (most >= 0x7f800000) return -1.0f;
+  float value;
+  std::memcpy(&value, &most, 4);
+  return value;
+}
+
+int64_t first_bad(const float* x, int n, float limit) {
+  int i = 0;
+  while (i < n - 1 && std::fabs(x[i]) <= limit) ++i;
+  return i;
+}
+
+// q + 128 for each weight; the scale.
+float quantize8(const float* x, int n, float most, uint8_t* q) {
+  const bool zero = most < 1e-30f;
+  const float inverse = zero ? 0.0f : 127.0f / most;
+  for (int i = 0; i < n; ++i) {
+    const float shifted = x[i] * inverse + (kRound + 128.0f);
+    q[i] = uint8_t(bits_of(shifted));
+  }
+  return zero ? 0.0f : most / 127.0f;
+}
+
+int64_t pack8(const Matrix& m, const float* weight, bool gate, int panel, uint8_t* out,
+              std::vector<uint8_t>& rows) {
+  const int padded = m.padded_inputs();
+  rows.assign(size_t(kPanel) * padded, 128);
+  float scales[kPanel] = {};
+  for (int n = 0; n < kPanel; ++n) {
+    const int source = source_of(m, gate, panel * kPanel + n);
+    if (source < 0) continue;
+    const float* x = weight + size_t(source) * m.inputs;
+    const float most = largest(x, m.inputs);
+    if (most < 0) return int64_t(source) * m.inputs + first_bad(x, m.inputs, 3.4028235e38f);
+    scales[n] = quantize8(x, m.inputs, most, rows.data() + size_t(n) * padded);
+  }
+  std::memcpy(out, scales, sizeof scales);
+  out += sizeof scales;
+  constexpr int kPiece = 64;  // inputs: a cache line of each output's bytes
+  for (int begin = 0; begin < padded; begin += kPiece) {
+    const int end = begin + kPiece < padded ? begin + kPiece : padded;
+    for (int k = begin; k < end; k += 4)
+      for (int n = 0; n < kPanel; ++n)
+        std::memcpy(out + size_t(k) * kPanel + 4 * n, rows.data() + size_t(n) * padded + k, 4);
+  }
+  return -1;
+}
+
+int64_t pack4(const Matrix& m, const float* weight, bool gate, int panel, uint8_t* out) {
+  alignas(64) float group[kGroup][kPanel];
+  int source[kPanel];
+  for (int n = 0; n < kPanel; ++n) source[n] = source_of(m, gate, panel * kPanel + n);
+  for (int begin = 0; begin < m.padded_inputs(); begin += kGroup) {
+    const int count = m.inputs - begin < kGroup ? m.inputs - begin : kGroup;
+    std::memset(group, 0, sizeof group);
+    for (int n = 0; n < kPanel; ++n) {
+      if (source[n] < 0) continue;
+      const int64_t at = int64_t(source[n]) * m.inputs + begin;
+      const float most = largest(weight + at, count);
+      if (most < 0 || most > kMostWeight4)
+        return at + first_bad(weight + at, count, kMostWeight4);
+      for (int k = 0; k < count; ++k) group[k][n] = weight[at + k];
+    }
+    uint16_t scales[kPanel];
+    uint8_t q[kGroup][kPanel];
+    quantize4(group, scales, q);
+    std::memcpy(out, scales, sizeof scales);
+    out += sizeof scales;
+    for (int k = 0; k < kGroup; k += 8)
+      for (int n = 0; n < kPanel; ++n)
+        for (int i = 0; i < 4; ++i) *out++ = uint8_t(q[k + i][n] | q[k + 4 + i][n] << 4);
+  }
+  return -1;
+}
+
+}  // namespace
+
+int source_of(const Matrix& shape, bool gate, int n) {
+  if (!gate) return n < shape.outputs ? n : -1;
+  const int half = shape.outputs / 2, within = n % 32;
+  const int unit = n / 32 * 16 + within % 16;
+  if (unit >= half) return -1;
+  return within < 16 ? unit : half + unit;
+}
+
+int64_t pack(const Matrix& shape, const float* weight, bool gate, int first, int last,
+             uint8_t* out) {
+  std::vector<uint8_t> rows;
+  for (int panel = first; panel < last; ++panel, out += shape.panel_bytes()) {
+    const int64_t bad = shape.bits == 8 ? pack8(shape, weight, gate, panel, out, rows)
+                                        : pack4(shape, weight, gate, panel, out);
+    if (bad >= 0) return bad;
+  }
+  return -1;
+}
+
+void pack_bias(const Matrix& shape, const float* bias, bool gate, float* out) {
+  for (int n = 0; n < shape.panels() * kPanel; ++n) {
+    const int source = source_of(shape, gate, n);
+    out[n] = source < 0 ? 0.0f : bias[source];
+  }
+}
+
+void unpack_row(const Matrix& matrix, int n, float* out) {
+  const uint8_t* panel = matrix.data + size_t(n / kPanel) * matrix.panel_bytes();
+  const int column = n % kPanel;
+  if (matrix.bits == 8) {
+    float scale;
+    std::memcpy(&scale, panel + 4 * column, 4);
+    const uint8_t* w = panel + kPanel * sizeof(float) + 4 * column;
+    for (int k = 0; k < matrix.inputs; ++k)
+      out[k] = scale * float(int(w[size_t(k / 4) * 4 * kPanel + k % 4]) - 128);
+    return;
+  }
+  constexpr int kGroupBytes = kPanel * (2 + kGroup / 2);
+  for (int k = 0; k < matrix.inputs; ++k) {
+    const uint8_t* group = panel + size_t(k / kGroup) * kGroupBytes;
+    uint16_t scale;
+    std::memcpy(&scale, group + 2 * column, 2);
+    const uint8_t byte = group[2 * kPanel + k % kGroup / 8 * 4 * kPanel + 4 * column + k % 4];
+    out[k] = half_to_float(scale) * float(int(k % 8 < 4 ? byte & 15 : byte >> 4) - 8);
+  }
+}
+
+}  // namespace everloop
