@@ -4,24 +4,15 @@
 // chunk is small enough to stay there too. While the last tiles work on a panel the next one is
 // fetched. Which tile a row falls into changes nothing in its result.
 #pragma once
+#if defined(__AVX512VNNI__)
+#include "matmul_avx512.h"
+#elif defined(__AVX2__)
+#include "matmul_avx2.h"
+#else
+#include "matmul_portable.h"
+#endif
 #include "matmul_store.h"
 #include "matrix.h"
-
-namespace everloop::EVERLOOP_ISA {
-
-// Prefetches a share of the next panel at each step of a tile's loop.
-struct Ahead {
-  const uint8_t* at;
-  size_t step;  // bytes at a step
-  const uint8_t* fetch(const uint8_t* p) const {
-    for (size_t i = 0; i < step; i += 64) __builtin_prefetch(p + i, 0, 2);
-    return p + step;
-  }
-};
-
-}  // namespace everloop::EVERLOOP_ISA
-
-#include "matmul_avx512.h"
 
 namespace everloop::EVERLOOP_ISA {
 
@@ -29,7 +20,7 @@ constexpr int kChunk = 192;  // rows
 
 template <int R>
 void tile(const Matrix& w, int panel, const Rows& x, int row, const int32_t* start,
-          const Ahead& ahead, float* out, size_t stride, Store how) {
+          Ahead ahead, float* out, size_t stride, Store how) {
   const uint8_t* data = w.data + size_t(panel) * w.panel_bytes();
   const float* bias = w.bias ? w.bias + size_t(panel) * kPanel : nullptr;
   const int8_t* q = x.q + size_t(row) * x.stride;
@@ -56,9 +47,11 @@ void tile(const Matrix& w, int panel, const Rows& x, int row, const int32_t* sta
 
 inline void multiply(const Matrix& w, const Rows& x, int first, int last, float* out,
                      size_t stride, Store how) {
-  using Tile = void (*)(const Matrix&, int, const Rows&, int, const int32_t*, const Ahead&, float*,
+  using Tile = void (*)(const Matrix&, int, const Rows&, int, const int32_t*, Ahead, float*,
                         size_t, Store);
-  static constexpr Tile kTiles[] = {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
+  static constexpr Tile kTiles[] = {nullptr, tile<1>, tile<2>, tile<3>, tile<4>,
+                                    tile<kTileRows < 5 ? 1 : 5>, tile<kTileRows < 6 ? 1 : 6>};
+  static_assert(kTileRows <= 6);
   for (int begin = 0; begin < x.count; begin += kChunk) {
     const int rows = x.count - begin < kChunk ? x.count - begin : kChunk;
     int32_t start[kChunk];  // of the 8-bit sums: weights are stored plus 128

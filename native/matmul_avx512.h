@@ -4,6 +4,7 @@
 #pragma once
 #include <immintrin.h>
 
+#include "ahead.h"
 #include "matrix.h"
 
 namespace everloop::EVERLOOP_ISA {
@@ -18,16 +19,15 @@ inline __m512i broadcast4(const int8_t* x) {
 
 // tile[r][n] = sum_k w[n][k] x[r][k] in integers; `start` holds -128 times each row's sum.
 template <int R>
-void product8(const uint8_t* w, int inputs, const int8_t* x, size_t stride, const int32_t* start,
-              const Ahead& ahead, int32_t (*tile)[kPanel]) {
+inline void product8(const uint8_t* w, int inputs, const int8_t* x, size_t stride, const int32_t* start,
+              Ahead ahead, int32_t (*tile)[kPanel]) {
   __m512i acc[R][4];
   for (int r = 0; r < R; ++r)
     for (int j = 0; j < 4; ++j) acc[r][j] = _mm512_set1_epi32(start[r]);
-  const uint8_t* next = ahead.at;
   for (int k = 0; k < inputs; k += 4, w += 4 * kPanel) {
     __m512i weights[4];
     for (int j = 0; j < 4; ++j) weights[j] = _mm512_loadu_si512(w + 64 * j);
-    next = ahead.fetch(next);
+    ahead.step();
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
       const __m512i four = broadcast4(x + r * stride + k);
@@ -41,13 +41,12 @@ void product8(const uint8_t* w, int inputs, const int8_t* x, size_t stride, cons
 // tile[r][n] = sum over groups, in order, of scale[group][n] times the group's integer product;
 // `sums` holds each row's sums over the groups.
 template <int R>
-void product4(const uint8_t* w, int groups, const int8_t* x, size_t stride, const int32_t* sums,
-              const Ahead& ahead, float (*tile)[kPanel]) {
+inline void product4(const uint8_t* w, int groups, const int8_t* x, size_t stride, const int32_t* sums,
+              Ahead ahead, float (*tile)[kPanel]) {
   const __m512i low = _mm512_set1_epi8(15);
   __m512 total[R][4];
   for (int r = 0; r < R; ++r)
     for (int j = 0; j < 4; ++j) total[r][j] = _mm512_setzero_ps();
-  const uint8_t* next = ahead.at;
   for (int g = 0; g < groups; ++g, x += kGroup) {
     const uint8_t* scales = w;
     w += 2 * kPanel;
@@ -57,7 +56,7 @@ void product4(const uint8_t* w, int groups, const int8_t* x, size_t stride, cons
     for (int k = 0; k < kGroup; k += 8, w += 4 * kPanel) {
       __m512i packed[4], weights[4];
       for (int j = 0; j < 4; ++j) packed[j] = _mm512_loadu_si512(w + 64 * j);
-      next = ahead.fetch(next);
+      ahead.step();
       for (int j = 0; j < 4; ++j) weights[j] = _mm512_and_si512(packed[j], low);
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r) {
