@@ -1,113 +1,44 @@
-"""What the HTTP server costs beside the engine: time per request, /health under load, memory.
+"""What the HTTP server costs beside the engine: its processor time, time per request, /health
+under load, memory.
 
     python bench/server.py                # an engine that only waits, then the embedded model
     python bench/server.py --model DIR    # the native engine with a model of yours
 
-The load generator is a process of its own on the same machine, with kept connections, and speaks
-HTTP by hand so that it costs little. Overhead is what the client waited less what the engine took
-(its queue included), which the server tells in `x-everloop-engine-ms`.
+The load generator is a process of its own on the same machine, with kept connections. Overhead is
+what the client waited less what the engine took (its queue included), which the server tells in
+`x-everloop-engine-ms`; it grows with everything else that runs on the machine. The HTTP process's
+processor time does so hardly, and tells cost from noise.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import multiprocessing
 import os
 import platform
-import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from serving.client import KEY, Load, load_for, probe, ready
+
 import everloop
-from everloop.engine.interface import (
-    Chunk,
-    Embedding,
-    Engine,
-    EngineStatus,
-    GenerateRequest,
-    Generation,
-    ModelInfo,
-    Prompt,
-    Score,
-    ScoreRequest,
-    Usage,
-)
 
-KEY = "sk-bench"
-QUESTION = "今天天气怎么样？"
-
-
-# ---- an engine that only waits ----
-
-
-class WaitingGeneration(Generation):
-    """`max_tokens` tokens, one every 10 ms."""
-
-    prompt_tokens = 1
-
-    def __init__(self, tokens: int) -> None:
-        self.tokens = tokens
-
-    async def __aiter__(self) -> AsyncIterator[Chunk]:
-        for _ in range(self.tokens):
-            await asyncio.sleep(0.01)
-            yield Chunk(text="天")
-        yield Chunk(finish_reason="length", usage=await self.cancel())
-
-    async def cancel(self) -> Usage:
-        return Usage(prompt_tokens=1, completion_tokens=self.tokens)
-
-
-class WaitingEngine(Engine):
-    info = ModelInfo(id="waiting", context_length=4096, vocab_size=None)
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def generate(self, request: GenerateRequest) -> Generation:
-        return WaitingGeneration(request.max_tokens or 16)
-
-    async def score(self, request: ScoreRequest) -> list[Score]:
-        raise NotImplementedError
-
-    async def embed(self, texts: Sequence[str], *, tenant: str = "") -> list[Embedding]:
-        raise NotImplementedError
-
-    async def count_tokens(self, prompt: Prompt) -> int:
-        return 1
-
-    def status(self) -> EngineStatus:
-        return EngineStatus(ready=True)
-
-
-class WaitingPool:
-    engine = WaitingEngine()
-
-    def __init__(self, *_: object) -> None: ...
-
-    async def get(self, name: str) -> Engine:
-        return self.engine
-
-    def loaded(self) -> Mapping[str, Engine]:
-        return {"waiting": self.engine}
-
-    async def close(self) -> None: ...
+STEP_MS, BURST = 10, 1  # of the waiting engine, like a model's
+FAST_STEP_MS, FAST_BURST, FAST_STREAMS = 16, 8, 32  # 500 tokens a second for each stream
+SHORT, LONG = 8, 400  # tokens of streams whose difference is the cost of a token
 
 
 def serve(home: str, port: int, model: str | None) -> None:
     """Runs in the server's process."""
+    from everloop.engine.native import process
     from everloop.server.run import serve as run
     from everloop.settings import load
     from everloop.store.database import Database
@@ -118,112 +49,42 @@ def serve(home: str, port: int, model: str | None) -> None:
     if model:
         with closing(Database(settings.home)) as db:
             Registry(db).register("bench", Path(model), "bench/server.py")
-    run(settings, engines=None if model else WaitingPool)
+    else:
+        process.WORKER = "serving.worker"
+    run(settings)
 
 
-# ---- the client ----
+class Server:
+    """A server in a process of its own, with a home that goes with it."""
 
-
-@dataclass
-class Samples:
-    """Milliseconds."""
-
-    values: list[float] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        ordered = sorted(self.values)
-        if not ordered:
-            return "none"
-        at = {q: ordered[min(len(ordered) - 1, int(q * len(ordered)))] for q in (0.5, 0.9, 0.99)}
-        return (
-            f"p50 {at[0.5]:.2f}  p90 {at[0.9]:.2f}  p99 {at[0.99]:.2f}  "
-            f"max {ordered[-1]:.2f} ms  (n={len(ordered)})"
-        )
-
-
-class Connection:
-    """One kept connection."""
-
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, model: str | None, step_ms: int = 0, burst: int = 0) -> None:
         self.port = port
-
-    async def ask(self, path: str, body: Mapping[str, Any] | None = None) -> tuple[bytes, bytes]:
-        """(head, body) of the answer."""
-        if not hasattr(self, "writer"):
-            self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
-        data = json.dumps(body).encode() if body else b""
-        method = b"POST" if body else b"GET"
-        head = (
-            b"%s %s HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n"
+        self.home = tempfile.mkdtemp(prefix="everloop-bench-")
+        command = [sys.executable, __file__, "--serve", self.home, "--port", str(port)]
+        command += ["--model", model] if model else []
+        pace = {"EVERLOOP_BENCH_STEP_MS": str(step_ms), "EVERLOOP_BENCH_BURST": str(burst)}
+        began = time.perf_counter()
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.DEVNULL, env={**os.environ, **pace}
         )
-        self.writer.write(head % (method, path.encode(), KEY.encode(), len(data)) + b"\r\n" + data)
-        answer = await self.reader.readuntil(b"\r\n\r\n")
-        lower = answer.lower()
-        if b"content-length:" in lower:
-            size = int(lower.split(b"content-length:")[1].split(b"\r\n")[0])
-            return lower, await self.reader.readexactly(size)
-        parts = []
-        while size := int(await self.reader.readline(), 16):
-            parts.append(await self.reader.readexactly(size))
-            await self.reader.readline()
-        await self.reader.readline()
-        return lower, b"".join(parts)
+        while not asyncio.run(ready(port)):
+            assert self.process.poll() is None, "the server did not start"
+            time.sleep(0.1)
+        self.started = time.perf_counter() - began
 
+    def __enter__(self) -> Server:
+        return self
 
-def chat(tokens: int, stream: bool) -> dict[str, Any]:
-    return {
-        "model": "default",
-        "messages": [{"role": "user", "content": QUESTION}],
-        "max_tokens": tokens,
-        "ignore_eos": True,
-        "stream": stream,
-    }
+    def __exit__(self, *_: object) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait()
+        shutil.rmtree(self.home)
 
-
-async def load_for(
-    port: int, *, concurrency: int, seconds: float, tokens: int, stream: bool
-) -> dict[str, Samples | int | float]:
-    """Keeps `concurrency` requests running. The first second is warm-up."""
-    total, overhead = Samples(), Samples()
-    answered, warm, began = 0, 0, time.perf_counter()
-
-    draw = random.Random(0)
-
-    async def worker() -> None:
-        nonlocal answered, warm
-        connection = Connection(port)
-        await asyncio.sleep(draw.random())
-        while (now := time.perf_counter()) - began < seconds:
-            # Lengths vary, so that the clients don't march in step.
-            length = draw.randint(tokens // 2, tokens + tokens // 2)
-            head, body = await connection.ask("/v1/chat/completions", chat(length, stream))
-            took = (time.perf_counter() - now) * 1000
-            assert b" 200 " in head[:16], (head, body)
-            answered += 1
-            if now - began > 1:
-                warm += 1
-                total.values.append(took)
-                if b"x-everloop-engine-ms:" in head:
-                    spent = float(head.split(b"x-everloop-engine-ms:")[1].split(b"\r\n")[0])
-                    overhead.values.append(took - spent)
-
-    await asyncio.gather(*(worker() for _ in range(concurrency)))
-    return {
-        "total": total,
-        "overhead": overhead,
-        "rps": warm / max(seconds - 1, 1e-9),
-        "answered": answered,
-    }
-
-
-async def probe(port: int, seconds: float) -> Samples:
-    """/health, fifty times a second."""
-    connection, samples, began = Connection(port), Samples(), time.perf_counter()
-    while (now := time.perf_counter()) - began < seconds:
-        await connection.ask("/health")
-        samples.values.append((time.perf_counter() - now) * 1000)
-        await asyncio.sleep(0.02)
-    return samples
+    def load(self, **options: Any) -> tuple[Load, float]:
+        """What a load did, and the seconds of processor time that it cost the HTTP process."""
+        before = processor(self.process.pid)
+        load = in_process(load_for, self.port, **options)
+        return load, processor(self.process.pid) - before
 
 
 def in_process(function: Any, *arguments: Any, **options: Any) -> Any:
@@ -247,70 +108,67 @@ def memory(pid: int) -> list[tuple[str, float]]:
     return found
 
 
-def cpu(pid: int) -> float:
-    """Seconds of processor time of the HTTP process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def processor(pid: int) -> float:
+    """Seconds that the process's threads have run."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
-def wait_ready(port: int, process: subprocess.Popen[bytes]) -> None:
-    async def ready() -> bool:
-        try:
-            return b" 200 " in (await Connection(port).ask("/ready"))[0][:16]
-        except OSError:
-            return False
+def requests(server: Server, chosen: argparse.Namespace) -> None:
+    """Whole answers and streams, as many at once as chosen."""
+    for stream in (False, True):
+        options = {"concurrency": chosen.concurrency, "tokens": chosen.tokens, "stream": stream}
+        load, spent = server.load(seconds=chosen.seconds, **options)
+        rate = load.answered / load.seconds
+        print(
+            f"{'stream' if stream else 'whole '} ×{chosen.concurrency}: "
+            f"{rate:.1f} requests/s, {load.tokens / load.seconds:.0f} tokens/s"
+        )
+        print(f"  time      {load.total}")
+        print(f"  processor {spent / load.answered * 1e6:.0f} µs a request in the HTTP process")
+        if not stream:
+            print(f"  overhead  {load.overhead}")
 
-    while not asyncio.run(ready()):
-        assert process.poll() is None, "the server did not start"
-        time.sleep(0.1)
+
+def tokens(server: Server, chosen: argparse.Namespace) -> None:
+    """The processor time of a streamed request and of each token in it: from a load of short
+    streams and one of long ones."""
+    options = {"concurrency": FAST_STREAMS, "seconds": chosen.seconds, "stream": True}
+    short, spent_short = server.load(tokens=SHORT, **options)
+    long, spent_long = server.load(tokens=LONG, **options)
+    # spent = requests · a + tokens · b, twice
+    both = short.answered * long.tokens - long.answered * short.tokens
+    a = (spent_short * long.tokens - spent_long * short.tokens) / both
+    b = (short.answered * spent_long - long.answered * spent_short) / both
+    print(
+        f"stream ×{FAST_STREAMS}: {long.tokens / long.seconds:.0f} tokens/s, "
+        f"{spent_long / long.seconds:.0%} of a core in the HTTP process"
+    )
+    print(f"  processor {a * 1e6:.0f} µs a request and {b * 1e6:.1f} µs a token")
 
 
-def measure(chosen: argparse.Namespace, model: str | None) -> None:
-    """Starts a server, loads it, prints what it took."""
-    home = tempfile.mkdtemp(prefix="everloop-bench-")
-    command = [sys.executable, __file__, "--serve", home, "--port", str(chosen.port)]
-    command += ["--model", model] if model else []
-    began = time.perf_counter()
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        wait_ready(chosen.port, process)
-        took = time.perf_counter() - began
-        print(f"engine: {model or 'waits 10 ms a token'}; ready after {took:.2f} s in a new home")
-        load = {"concurrency": chosen.concurrency, "tokens": chosen.tokens}
-        for stream in (False, True):
-            spent = cpu(process.pid)
-            found = in_process(load_for, chosen.port, seconds=chosen.seconds, stream=stream, **load)
-            spent = (cpu(process.pid) - spent) / found["answered"]
-            print(
-                f"{'stream' if stream else 'whole '} ×{chosen.concurrency}: "
-                f"{found['rps']:.1f} requests/s, {found['rps'] * chosen.tokens:.0f} tokens/s"
-            )
-            print(f"  time      {found['total']}")
-            print(f"  processor {spent * 1000:.2f} ms a request in the HTTP process")
-            if not stream:
-                print(f"  overhead  {found['overhead']}")
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            options = {**load, "seconds": chosen.seconds + 2, "stream": True}
-            loading = pool.apply_async(_run, (load_for, (chosen.port,), options))
-            time.sleep(1)
-            print(f"/health under that load: {asyncio.run(probe(chosen.port, chosen.seconds))}")
-            resident = memory(process.pid)
-            loading.get()
-        parts = ", ".join(f"{role} {size:.0f} MB" for role, size in resident)
-        print(f"resident: {parts}; together {sum(size for _, size in resident):.0f} MB\n")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        shutil.rmtree(home)
+def health(server: Server, chosen: argparse.Namespace) -> None:
+    """How soon /health answers while streams run, and what is resident then."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        options = {"concurrency": chosen.concurrency, "tokens": chosen.tokens, "stream": True}
+        options["seconds"] = chosen.seconds + 2
+        loading = pool.apply_async(_run, (load_for, (server.port,), options))
+        time.sleep(1)
+        print(f"/health under that load: {asyncio.run(probe(server.port, chosen.seconds))}")
+        resident = memory(server.process.pid)
+        loading.get()
+    parts = ", ".join(f"{role} {size:.0f} MB" for role, size in resident)
+    print(f"resident: {parts}; together {sum(size for _, size in resident):.0f} MB")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--model", help="folder of a model; without it the engine only waits")
     parser.add_argument("--concurrency", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--tokens", type=int, default=20, help="tokens of an average answer")
     parser.add_argument("--port", type=int, default=8499)
+    parser.add_argument("--waiting", action="store_true", help="only the engine that waits")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.serve:
@@ -320,10 +178,22 @@ def main() -> None:
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
         f"load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
     )
+    if not chosen.model:
+        print(f"\nengine: waits {STEP_MS} ms a token")
+        with Server(chosen.port, None, STEP_MS, BURST) as server:
+            requests(server, chosen)
+            health(server, chosen)
+        print(f"\nengine: waits {FAST_STEP_MS} ms, then gives {FAST_BURST} tokens")
+        with Server(chosen.port, None, FAST_STEP_MS, FAST_BURST) as server:
+            tokens(server, chosen)
     embedded = Path(everloop.__file__).parent / "models" / "everloop-small"
-    for model in [chosen.model] if chosen.model else [None, str(embedded)]:
-        if model is None or Path(model, "config.json").is_file():
-            measure(chosen, model)
+    model = Path(chosen.model or embedded)
+    if chosen.waiting or not (model / "config.json").is_file():
+        return
+    with Server(chosen.port, str(model)) as server:
+        print(f"\nengine: {model}; ready after {server.started:.2f} s in a new home")
+        requests(server, chosen)
+        health(server, chosen)
 
 
 if __name__ == "__main__":

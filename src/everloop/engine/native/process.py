@@ -12,6 +12,9 @@ import sys
 from everloop.engine.native import frames
 from everloop.engine.native.frames import Message
 
+WORKER = "everloop.engine.native.worker"
+"""The module that is run; bench/ puts one there that only waits."""
+
 PATIENCE = {"GOMP_SPINCOUNT": "100", "KMP_BLOCKTIME": "1"}
 """Threads that wait for each other must soon sleep: spinning, as OpenMP does for milliseconds,
 makes an engine that shares its cores ten times slower."""
@@ -36,10 +39,9 @@ class Process:
             with theirs:
                 # -P and our own path: the same modules as here, and none that happens to lie in
                 # the working directory.
-                module = "everloop.engine.native.worker"
                 path = os.pathsep.join(map(os.path.abspath, sys.path))
                 child = subprocess.Popen(
-                    [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+                    [sys.executable, "-P", "-m", WORKER, str(theirs.fileno())],
                     pass_fds=(theirs.fileno(),),
                     stdin=subprocess.DEVNULL,
                     env={**PATIENCE, **os.environ, "PYTHONPATH": path},

@@ -1,0 +1,1 @@
+"""What bench/server.py needs in processes of their own: the client and an engine that only waits."""
