@@ -7,7 +7,7 @@
 #pragma once
 #include <immintrin.h>
 
-#include "ahead.h"
+#include "tile.h"
 #include "matrix.h"
 
 namespace everloop::EVERLOOP_ISA {
@@ -30,22 +30,29 @@ inline void strip8(const uint8_t* w, int inputs, const int8_t* x, size_t stride,
                    int32_t (*tile)[kPanel]) {
   const __m256i ones = _mm256_set1_epi16(1), flip = _mm256_set1_epi8(-128);
   __m256i acc[R][J];
+  EVERLOOP_UNROLL
   for (int r = 0; r < R; ++r)
+    EVERLOOP_UNROLL
     for (int j = 0; j < J; ++j) acc[r][j] = _mm256_setzero_si256();
   for (int k = 0; k < inputs; k += 4, w += 4 * kPanel) {
     ahead.step();
     __m256i four[R];
+    EVERLOOP_UNROLL
     for (int r = 0; r < R; ++r) four[r] = broadcast4(x + r * stride + k);
+    EVERLOOP_UNROLL
     for (int j = 0; j < J; ++j) {
       const __m256i q = _mm256_xor_si256(load_bytes(w + 32 * j), flip);
       const __m256i magnitude = _mm256_abs_epi8(q);
+      EVERLOOP_UNROLL
       for (int r = 0; r < R; ++r) {
         const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(four[r], q));
         acc[r][j] = _mm256_add_epi32(acc[r][j], _mm256_madd_epi16(pairs, ones));
       }
     }
   }
+  EVERLOOP_UNROLL
   for (int r = 0; r < R; ++r)
+    EVERLOOP_UNROLL
     for (int j = 0; j < J; ++j)
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(tile[r] + 8 * j), acc[r][j]);
 }
@@ -65,14 +72,18 @@ template <int R, int J>
 inline void group4(const uint8_t* w, const int8_t* x, size_t stride, Ahead& ahead,
                    __m256i (&acc)[R][J]) {
   const __m256i low = _mm256_set1_epi8(15);
+  EVERLOOP_UNROLL
   for (int r = 0; r < R; ++r)
+    EVERLOOP_UNROLL
     for (int j = 0; j < J; ++j) acc[r][j] = _mm256_setzero_si256();
   for (int k = 0; k < kGroup; k += 8, w += 4 * kPanel) {
     ahead.step();
+    EVERLOOP_UNROLL
     for (int j = 0; j < J; ++j) {
       const __m256i packed = load_bytes(w + 32 * j);
       const __m256i first = _mm256_and_si256(packed, low);
       const __m256i second = _mm256_and_si256(_mm256_srli_epi16(packed, 4), low);
+      EVERLOOP_UNROLL
       for (int r = 0; r < R; ++r) {
         const int8_t* eight = x + r * stride + k;
         acc[r][j] =
@@ -91,6 +102,7 @@ inline void product4(const uint8_t* w, int groups, const int8_t* x, size_t strid
                      const int32_t* sums, Ahead ahead, float (*tile)[kPanel]) {
   constexpr int J = R == 1 ? 8 : R == 2 ? 4 : 2;
   const __m256i ones = _mm256_set1_epi16(1);
+  EVERLOOP_UNROLL
   for (int r = 0; r < R; ++r)
     for (int n = 0; n < kPanel; ++n) tile[r][n] = 0.0f;
   for (int g = 0; g < groups; ++g, x += kGroup) {
@@ -99,10 +111,12 @@ inline void product4(const uint8_t* w, int groups, const int8_t* x, size_t strid
     for (int n = 0; n < kPanel; n += 8 * J) {
       __m256i acc[R][J];
       group4<R, J>(w + 4 * n, x, stride, ahead, acc);
+      EVERLOOP_UNROLL
       for (int j = 0; j < J; ++j) {
         const int at = n + 8 * j;
         const __m256 scale = _mm256_cvtph_ps(
             _mm_loadu_si128(reinterpret_cast<const __m128i*>(scales + 2 * at)));
+        EVERLOOP_UNROLL
         for (int r = 0; r < R; ++r) {
           const __m256i product = _mm256_add_epi32(_mm256_madd_epi16(acc[r][j], ones),
                                                    _mm256_set1_epi32(-8 * sums[r * groups + g]));

@@ -4,7 +4,7 @@
 #pragma once
 #include <immintrin.h>
 
-#include "ahead.h"
+#include "tile.h"
 #include "matrix.h"
 
 namespace everloop::EVERLOOP_ISA {
@@ -22,19 +22,25 @@ template <int R>
 inline void product8(const uint8_t* w, int inputs, const int8_t* x, size_t stride, const int32_t* start,
               Ahead ahead, int32_t (*tile)[kPanel]) {
   __m512i acc[R][4];
+  EVERLOOP_UNROLL
   for (int r = 0; r < R; ++r)
+    EVERLOOP_UNROLL
     for (int j = 0; j < 4; ++j) acc[r][j] = _mm512_set1_epi32(start[r]);
   for (int k = 0; k < inputs; k += 4, w += 4 * kPanel) {
     __m512i weights[4];
+    EVERLOOP_UNROLL
     for (int j = 0; j < 4; ++j) weights[j] = _mm512_loadu_si512(w + 64 * j);
     ahead.step();
-#pragma GCC unroll 6
+    EVERLOOP_UNROLL
     for (int r = 0; r < R; ++r) {
       const __m512i four = broadcast4(x + r * stride + k);
+      EVERLOOP_UNROLL
       for (int j = 0; j < 4; ++j) acc[r][j] = _mm512_dpbusd_epi32(acc[r][j], weights[j], four);
     }
   }
+  EVERLOOP_UNROLL
   for (int r = 0; r < R; ++r)
+    EVERLOOP_UNROLL
     for (int j = 0; j < 4; ++j) _mm512_storeu_si512(tile[r] + 16 * j, acc[r][j]);
 }
 
@@ -45,42 +51,56 @@ inline void product4(const uint8_t* w, int groups, const int8_t* x, size_t strid
               Ahead ahead, float (*tile)[kPanel]) {
   const __m512i low = _mm512_set1_epi8(15);
   __m512 total[R][4];
+  EVERLOOP_UNROLL
   for (int r = 0; r < R; ++r)
+    EVERLOOP_UNROLL
     for (int j = 0; j < 4; ++j) total[r][j] = _mm512_setzero_ps();
   for (int g = 0; g < groups; ++g, x += kGroup) {
     const uint8_t* scales = w;
     w += 2 * kPanel;
     __m512i acc[R][4];
+    EVERLOOP_UNROLL
     for (int r = 0; r < R; ++r)
+      EVERLOOP_UNROLL
       for (int j = 0; j < 4; ++j) acc[r][j] = _mm512_set1_epi32(-8 * sums[r * groups + g]);
     for (int k = 0; k < kGroup; k += 8, w += 4 * kPanel) {
       __m512i packed[4], weights[4];
+      EVERLOOP_UNROLL
       for (int j = 0; j < 4; ++j) packed[j] = _mm512_loadu_si512(w + 64 * j);
       ahead.step();
+      EVERLOOP_UNROLL
       for (int j = 0; j < 4; ++j) weights[j] = _mm512_and_si512(packed[j], low);
-#pragma GCC unroll 6
+      EVERLOOP_UNROLL
       for (int r = 0; r < R; ++r) {
         const __m512i four = broadcast4(x + r * stride + k);
+        EVERLOOP_UNROLL
         for (int j = 0; j < 4; ++j) acc[r][j] = _mm512_dpbusd_epi32(acc[r][j], weights[j], four);
       }
+      EVERLOOP_UNROLL
       for (int j = 0; j < 4; ++j)
         weights[j] = _mm512_and_si512(_mm512_srli_epi16(packed[j], 4), low);
-#pragma GCC unroll 6
+      EVERLOOP_UNROLL
       for (int r = 0; r < R; ++r) {
         const __m512i four = broadcast4(x + r * stride + k + 4);
+        EVERLOOP_UNROLL
         for (int j = 0; j < 4; ++j) acc[r][j] = _mm512_dpbusd_epi32(acc[r][j], weights[j], four);
       }
     }
     __m512 scale[4];
+    EVERLOOP_UNROLL
     for (int j = 0; j < 4; ++j)
       scale[j] = _mm512_cvtph_ps(
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales + 32 * j)));
+    EVERLOOP_UNROLL
     for (int r = 0; r < R; ++r)
+      EVERLOOP_UNROLL
       for (int j = 0; j < 4; ++j)
         total[r][j] = _mm512_add_ps(
             total[r][j], _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][j]), scale[j]));
   }
+  EVERLOOP_UNROLL
   for (int r = 0; r < R; ++r)
+    EVERLOOP_UNROLL
     for (int j = 0; j < 4; ++j) _mm512_storeu_ps(tile[r] + 16 * j, total[r][j]);
 }
 

@@ -5,7 +5,7 @@
 #pragma once
 #include <cstring>
 
-#include "ahead.h"
+#include "tile.h"
 #include "half.h"
 #include "matrix.h"
 
@@ -48,13 +48,16 @@ inline void product8(const uint8_t* w, int inputs, const int8_t* x, size_t strid
                      Ahead ahead, int32_t (*tile)[kPanel]) {
   Words flip;
   for (int i = 0; i < 8; ++i) flip[i] = 0x8080;
+  EVERLOOP_UNROLL
   for (int r = 0; r < R; ++r) std::memset(tile[r], 0, sizeof tile[r]);
   for (int k = 0; k < inputs; k += 4, w += 4 * kPanel) {
     ahead.step();
     Pairs four[R];
+    EVERLOOP_UNROLL
     for (int r = 0; r < R; ++r) four[r] = broadcast4(x + r * stride + k);
     for (int n = 0; n < kPanel; n += 4) {
       const Pairs q = split(load_words(w + 4 * n) ^ flip);
+      EVERLOOP_UNROLL
       for (int r = 0; r < R; ++r) {
         Ints total;
         std::memcpy(&total, tile[r] + n, sizeof total);
@@ -68,10 +71,12 @@ inline void product8(const uint8_t* w, int inputs, const int8_t* x, size_t strid
 template <int R>
 inline void product4(const uint8_t* w, int groups, const int8_t* x, size_t stride,
                      const int32_t* sums, Ahead ahead, float (*tile)[kPanel]) {
+  EVERLOOP_UNROLL
   for (int r = 0; r < R; ++r) std::memset(tile[r], 0, sizeof tile[r]);
   for (int g = 0; g < groups; ++g, x += kGroup, w += kPanel * (2 + kGroup / 2)) {
     const uint8_t* weights = w + 2 * kPanel;
     Pairs fours[R][kGroup / 4];
+    EVERLOOP_UNROLL
     for (int r = 0; r < R; ++r)
       for (int k = 0; k < kGroup; k += 4) fours[r][k / 4] = broadcast4(x + r * stride + k);
     for (int n = 0; n < kPanel; n += 4) {
@@ -80,6 +85,7 @@ inline void product4(const uint8_t* w, int groups, const int8_t* x, size_t strid
       for (int k = 0; k < kGroup; k += 8) {
         const Words packed = load_words(weights + k / 8 * 4 * kPanel + 4 * n);
         const Pairs low = split(packed & 0x0f0f), high = split((packed >> 4) & 0x0f0f);
+        EVERLOOP_UNROLL
         for (int r = 0; r < R; ++r) {
           const Pairs &first = fours[r][k / 4], &second = fours[r][k / 4 + 1];
           acc[r] += low.even * first.even + low.odd * first.odd;
@@ -92,6 +98,7 @@ inline void product4(const uint8_t* w, int groups, const int8_t* x, size_t strid
         std::memcpy(&half, w + 2 * (n + i), sizeof half);
         scale[i] = half_to_float(half);
       }
+      EVERLOOP_UNROLL
       for (int r = 0; r < R; ++r) {
         const Ints product = add_pairs(acc[r]) - 8 * sums[r * groups + g];
         for (int i = 0; i < 4; ++i) {

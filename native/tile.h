@@ -1,6 +1,14 @@
-// Fetching weights before they are needed.
+// What the loops of all tiles share.
 #pragma once
 #include "matrix.h"
+
+// Before every loop over the rows or vectors of a tile: unless all of them are unrolled, the sums
+// live in memory instead of registers.
+#if defined(__clang__)
+#define EVERLOOP_UNROLL _Pragma("unroll")
+#else
+#define EVERLOOP_UNROLL _Pragma("GCC unroll 8")
+#endif
 
 namespace everloop::EVERLOOP_ISA {
 
