@@ -1,0 +1,105 @@
+// The Transformer, one step at a time: rows of many sequences through the layers, over the block
+// cache, in weights of 8 or 4 bits. Layouts as in everloop.model.config: Llama, Mistral, Qwen2,
+// Qwen3.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "kernels.h"
+#include "pool.h"
+#include "sampler.h"
+
+namespace everloop {
+
+struct Shape {  // mirrored by library.py
+  int32_t vocabulary, hidden, inner, layers, heads, kv_heads, head_dim, qk_norm;
+  float eps;
+};
+
+struct Layer {
+  Matrix qkv, o, gate_up, down;
+  const float* before = nullptr;  // norm weights
+  const float* after = nullptr;
+  const float* q_norm = nullptr;
+  const float* k_norm = nullptr;
+  int window = 0;
+};
+
+// Consecutive tokens of one sequence.
+struct Piece {  // mirrored by library.py
+  int32_t start;   // position of the first
+  int32_t length;
+  int32_t first_id;  // where its ids begin in the batch's ids
+  int32_t first_block;  // where its block table begins in the batch's tables
+};
+
+class Model {
+ public:
+  Model(const Shape& shape, const Kernels& kernels, int threads, int blocks, int max_tokens);
+  ~Model();
+
+  // Wiring, before the first step. The memory stays the caller's.
+  void set_layer(int index, const Layer& layer) { layers_[index] = layer; }
+  void set_ends(const Matrix& embedding, const Matrix& head, const float* norm,
+                const float* frequencies);
+
+  // Computes all tokens of the pieces; their keys and values go to the cache. `fine` (pieces) is 0
+  // where a number is not finite.
+  void forward(const Piece* pieces, int count, const int32_t* ids, const int32_t* tables,
+               uint8_t* fine);
+  // Of the last step: states after the final norm, and logits, of the given rows.
+  void hidden(const int32_t* rows, int count, float* out);
+  void logits(const int32_t* rows, int count, float* out);
+  // One token for each sampler from its row of logits; -1: not finite. Does not `accept`.
+  void sample(Sampler* const* samplers, int count, const float* logits, int32_t* out);
+  void clear(const int32_t* blocks, int count);
+
+  const Shape& shape() const { return shape_; }
+  const Kernels& kernels() const { return kernels_; }
+  int threads() const { return pool_.count(); }
+  int max_tokens() const { return max_tokens_; }
+
+ private:
+  struct Quantized {  // rows ready for a product
+    std::vector<int8_t> q;
+    std::vector<float> scale;
+    std::vector<int32_t> sums;
+    size_t stride = 0, groups = 0;
+  };
+  struct Work {  // one piece of attention: a tile of a piece's tokens and one key/value head
+    int32_t piece, row, token, tokens, head;
+  };
+
+  void embed(int first, int last, const int32_t* ids);
+  void layer(int index, int thread, const Piece* pieces, const int32_t* tables);
+  void remember(int index, int first, int last);
+  void attend(int index, int thread, const Piece* pieces, const int32_t* tables);
+  void quantize(const float* x, size_t stride, int inputs, int first, int last);
+  void multiply(const Matrix& matrix, int rows, int thread, float* out, size_t stride, Store store);
+  uint16_t* block(uint16_t* base, int layer, int block, int head) const;
+  void plan(const Piece* pieces, int count);
+
+  const Shape shape_;
+  const Kernels& kernels_;
+  Pool pool_;
+  const int blocks_, max_tokens_;
+  const size_t head_values_;  // float16 values of one head's block
+  std::vector<Layer> layers_;
+  Matrix embedding_, head_;
+  const float* norm_ = nullptr;
+  const float* frequencies_ = nullptr;
+
+  uint16_t *keys_ = nullptr, *values_ = nullptr;
+  size_t cache_bytes_ = 0;
+
+  int tokens_ = 0;
+  std::vector<float> x_, qkv_, attended_, inner_, normed_, cosine_, sine_;
+  std::vector<int32_t> positions_, slots_;  // of each token: position, block
+  std::vector<Work> work_;
+  std::atomic<int> next_{0};
+  Quantized rows_;
+  std::vector<std::vector<float>> scratch_;
+  std::vector<Workspace> spaces_;
+};
+
+}  // namespace everloop

@@ -1,0 +1,146 @@
+#include "sampler.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace everloop {
+
+namespace {
+
+uint64_t mix(uint64_t x) {
+  x += 0x9E3779B97F4A7C15u;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 31);
+}
+
+// Below this a float32 weight underflows: only the largest logit counts there anyway.
+constexpr float kCoolest = 1e-6f;
+
+}  // namespace
+
+double uniform(uint64_t seed, uint64_t counter) {
+  return double(mix(mix(seed) ^ (counter * 0x9E3779B97F4A7C15u)) >> 24) / 1099511627776.0;
+}
+
+Sampler::Sampler(const Rules& rules, const int32_t* prompt, int prompt_count,
+                 const int32_t* bias_ids, const float* bias, int bias_count)
+    : rules_(rules) {
+  if (rules.repetition_penalty != 1.0f)
+    for (int i = 0; i < prompt_count; ++i) find(prompt[i]);
+  for (int i = 0; i < bias_count; ++i) bias_.emplace_back(bias_ids[i], bias[i]);
+}
+
+bool Sampler::penalizes() const {
+  return rules_.presence_penalty != 0.0f || rules_.frequency_penalty != 0.0f ||
+         rules_.repetition_penalty != 1.0f;
+}
+
+void Sampler::accept(int token) {
+  ++drawn_;
+  if (penalizes()) ++find(token).output;
+}
+
+Sampler::Seen& Sampler::find(int32_t token) {
+  if (seen_.size() * 2 >= where_.size()) grow();
+  const size_t mask = where_.size() - 1;
+  size_t slot = size_t(mix(uint64_t(token))) & mask;
+  while (where_[slot] >= 0 && seen_[where_[slot]].token != token) slot = (slot + 1) & mask;
+  if (where_[slot] < 0) {
+    where_[slot] = int32_t(seen_.size());
+    seen_.push_back({token, 0});
+  }
+  return seen_[where_[slot]];
+}
+
+void Sampler::grow() {
+  where_.assign(std::max<size_t>(64, where_.size() * 2), -1);
+  const size_t mask = where_.size() - 1;
+  for (size_t i = 0; i < seen_.size(); ++i) {
+    size_t slot = size_t(mix(uint64_t(seen_[i].token))) & mask;
+    while (where_[slot] >= 0) slot = (slot + 1) & mask;
+    where_[slot] = int32_t(i);
+  }
+}
+
+void Sampler::adjust(float* logits, int vocabulary) const {
+  for (const Seen& seen : seen_) {
+    if (seen.token < 0 || seen.token >= vocabulary) continue;
+    float& x = logits[seen.token];
+    if (rules_.repetition_penalty != 1.0f)
+      x = x > 0 ? x / rules_.repetition_penalty : x * rules_.repetition_penalty;
+    if (seen.output)
+      x -= rules_.frequency_penalty * float(seen.output) + rules_.presence_penalty;
+  }
+  for (const auto& [token, value] : bias_)
+    if (token >= 0 && token < vocabulary) logits[token] += value;
+}
+
+int Sampler::sample(const Kernels& kernels, const float* logits, int vocabulary,
+                    Workspace& space) const {
+  const float* row = logits;
+  if (!bias_.empty() || !seen_.empty()) {
+    space.logits.assign(logits, logits + vocabulary);
+    adjust(space.logits.data(), vocabulary);
+    row = space.logits.data();
+  }
+  if (rules_.temperature == 0.0f) return kernels.argmax(row, vocabulary);
+  space.weights.resize(vocabulary);
+  double total;
+  if (!kernels.weigh(row, vocabulary, std::max(rules_.temperature, kCoolest),
+                     space.weights.data(), &total))
+    return -1;
+  return draw(space.weights.data(), vocabulary, total, space);
+}
+
+int Sampler::draw(const float* weights, int vocabulary, double total, Workspace& space) const {
+  const double u = uniform(rules_.seed, drawn_);
+  const bool cuts = rules_.top_k > 0 || rules_.top_p < 1.0f || rules_.min_p > 0.0f;
+  if (!cuts) {
+    double limit = 0.0, running = 0.0;
+    for (int i = 0; i < vocabulary; ++i) limit += double(weights[i]);
+    limit *= u;
+    int last = 0;
+    for (int i = 0; i < vocabulary; ++i) {
+      if (weights[i] == 0.0f) continue;
+      running += double(weights[i]);
+      last = i;
+      if (running > limit) break;
+    }
+    return last;
+  }
+  // Candidates largest first: those above a floor, which falls until the cut is known.
+  auto& best = space.best;
+  const int k = rules_.top_k > 0 ? std::min(rules_.top_k, vocabulary) : vocabulary;
+  for (float floor = 1e-2f;; floor *= 1e-2f) {
+    const bool whole = floor < 1e-12f;
+    best.clear();
+    for (int i = 0; i < vocabulary; ++i)
+      if (weights[i] > (whole ? 0.0f : floor)) best.emplace_back(weights[i], i);
+    if (k < vocabulary && int(best.size()) < k && !whole) continue;
+    std::sort(best.begin(), best.end(), [](const auto& a, const auto& b) {
+      return a.first != b.first ? a.first > b.first : a.second < b.second;
+    });
+    const int count = std::min<int>(k, int(best.size()));
+    double reach = total, kept = 0.0;
+    if (k < vocabulary) {
+      reach = 0.0;
+      for (int i = 0; i < count; ++i) reach += double(best[i].first);
+    }
+    const double limit = double(rules_.top_p) * reach;
+    const auto open = [&] { return rules_.top_p >= 1.0f || kept < limit; };
+    int end = 0;
+    while (end < count && (end == 0 || (open() && best[end].first >= rules_.min_p)))
+      kept += double(best[end++].first);
+    if (end == count && count < k && open() && !whole && rules_.min_p < floor) continue;
+    const double target = u * kept;
+    double running = 0.0;
+    for (int i = 0; i < end; ++i) {
+      running += double(best[i].first);
+      if (running > target) return best[i].second;
+    }
+    return best[end - 1].second;
+  }
+}
+
+}  // namespace everloop
