@@ -1,1 +1,1 @@
-"""What bench/server.py needs in processes of their own: the client and an engine that only waits."""
+"""Processes that bench/server.py starts: the client, and an engine that only waits."""

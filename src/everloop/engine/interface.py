@@ -53,6 +53,7 @@ class GenerateRequest:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None  # k alternatives per token; 0: only the chosen token's
+    stream: bool = True  # False: nobody reads along, so one chunk at the end will do
     echo: bool = False  # the first chunk carries the prompt (with log-probabilities if asked for)
     suffix: str | None = None  # fill in the middle between prompt and suffix
     prediction: str | None = None  # expected output: may speed drafting up, never changes tokens
@@ -71,7 +72,7 @@ class TokenLogprob:
     text: str  # the token's own text, U+FFFD where its bytes are no whole character
     bytes: bytes
     id: int | None  # None from a remote engine that doesn't tell
-    logprob: float | None  # None: first token of an echoed prompt, or not asked for
+    logprob: float | None  # None: first token of an echoed prompt, or the engine can't tell
     top: tuple[TopToken, ...] = ()  # best first
 
 
@@ -89,7 +90,8 @@ class Usage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
     """A piece of a generation: whole characters only, never a part of a stop string. The last one
-    has `finish_reason` and `usage`; `tokens` are those whose text is in this chunk."""
+    has `finish_reason` and `usage`. `tokens` are those whose text is in this chunk, where the
+    request asked for log-probabilities; else it is empty, so that nobody pays for them."""
 
     text: str = ""
     tokens: tuple[TokenLogprob, ...] = ()
@@ -106,6 +108,12 @@ class Generation(ABC):
     def __aiter__(self) -> AsyncIterator[Chunk]:
         """Yields chunks until one has a finish_reason. Raises EngineUnavailable if the engine
         dies meanwhile."""
+
+    async def groups(self) -> AsyncIterator[Sequence[Chunk]]:
+        """As iterating, with all chunks that are there at once in one group, never empty: where
+        many come, much is paid once a group instead of once a chunk."""
+        async for chunk in self:
+            yield (chunk,)
 
     @abstractmethod
     async def cancel(self) -> Usage:

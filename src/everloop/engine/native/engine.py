@@ -23,6 +23,7 @@ from everloop.engine.interface import (
     Generation,
     ModelInfo,
     Prompt,
+    Sampling,
     Score,
     ScoreRequest,
 )
@@ -40,6 +41,8 @@ BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 STABLE_SECONDS = 30.0
 """A worker that lived this long did not die young."""
+
+_RULES = tuple(f.name for f in dataclasses.fields(Sampling) if f.name != "seed")
 
 
 class NativeEngine(Engine):
@@ -101,20 +104,19 @@ class NativeEngine(Engine):
             lambda: self._cancel(key),
             request_id=request.request_id,
         )
-        sampling = dataclasses.asdict(request.sampling)
-        seed = sampling.pop("seed")
-        sampling["logit_bias"] = {str(k): v for k, v in request.sampling.logit_bias.items()}
+        seed = request.sampling.seed
         message: Message = {
             "op": "generate",
             "key": key,
             "prompt": ids,
             "max_tokens": max_tokens,
-            "sampling": sampling,
+            "sampling": _rules(request.sampling),
             "seed": (secrets.randbits(63) if seed is None else seed) % 2**63,
             "stop": request.stop,
-            "eos": [] if request.ignore_eos else sorted(prompts.eos),
+            "eos": () if request.ignore_eos else prompts.eos,
             "logprobs": request.logprobs,
             "echo": request.echo,
+            "stream": request.stream,
             "request_id": request.request_id,
         }
         self._submit(key, generation, message)
@@ -231,7 +233,8 @@ class NativeEngine(Engine):
                     "adapter_dir": None if self._adapter is None else str(self._adapter),
                     "text_dir": str(text_folder(self._directory, self._adapter)),
                     "options": dataclasses.asdict(self._options),
-                }
+                },
+                self._hear,
             )
             if await self._loaded(process):
                 self._start_seconds = time.monotonic() - began
@@ -249,11 +252,8 @@ class NativeEngine(Engine):
 
     async def _loaded(self, process: Process) -> bool:
         """Waits for the model; False (and a word in the log) if it can't be loaded."""
-        try:
-            async with asyncio.timeout(self._options.start_seconds):
-                message = await process.receive()
-        except TimeoutError:
-            message = None
+        await asyncio.wait((process.first,), timeout=self._options.start_seconds)
+        message = process.first.result() if process.first.done() else None
         if message is not None and "ready" in message:
             ready = message["ready"]
             assert self._prompts is not None
@@ -298,21 +298,19 @@ class NativeEngine(Engine):
             self._first_start.set_exception(error)
 
     async def _listen(self, process: Process) -> None:
-        """Hands out the worker's events until it is gone or silent."""
-        while True:
-            try:
-                async with asyncio.timeout(self._options.hang_seconds):
-                    message = await process.receive()
-            except TimeoutError:
-                log.error("The engine's process %d is silent: it is replaced.", process.pid)
-                return
-            if message is None:
-                return
-            self._counts = tuple(message["status"])
-            for event in message.get("events", ()):
-                self._feed(event["key"], event)
-            if "cancelled" in message:
-                self._feed(message["cancelled"], message)
+        """Until the worker is gone or silent."""
+        try:
+            await process.listen(self._options.hang_seconds)
+        except TimeoutError:
+            log.error("The engine's process %d is silent: it is replaced.", process.pid)
+
+    def _hear(self, message: Message) -> None:
+        """Hands out the worker's events."""
+        self._counts = tuple(message["status"])
+        for event in message.get("events", ()):
+            self._feed(event["key"], event)
+        if "cancelled" in message:
+            self._feed(message["cancelled"], message)
 
     def _feed(self, key: int, event: Message) -> None:
         pending = self._pending.get(key)
@@ -329,6 +327,13 @@ class NativeEngine(Engine):
         pending, self._pending = self._pending, {}
         for request in pending.values():
             request.fail(EngineUnavailable(message, retry_after=max(self._start_seconds, 1.0)))
+
+
+def _rules(sampling: Sampling) -> Message:
+    """Everything of `sampling` but its seed."""
+    rules = {name: getattr(sampling, name) for name in _RULES}
+    rules["logit_bias"] = {str(k): v for k, v in sampling.logit_bias.items()}
+    return rules
 
 
 async def _to_the_end(work: Coroutine[None, None, int]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import select
 import socket
 import struct
@@ -22,14 +21,32 @@ def pack(message: Message) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-async def read(reader: asyncio.StreamReader) -> Message | None:
-    """The next message, or None at the end."""
-    try:
-        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        message: Message = orjson.loads(await reader.readexactly(length))
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None
-    return message
+class Unpacker:
+    """Bytes as they come to whole messages."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()  # of a message that is still under way
+
+    def feed(self, data: bytes) -> list[Message]:
+        """The messages that `data` completes."""
+        rest = self._rest
+        rest += data if rest else b""
+        source = rest or data
+        found: list[Message] = []
+        at, size = 0, len(source)
+        with memoryview(source) as view:
+            while size - at >= _LENGTH.size:
+                start = at + _LENGTH.size
+                end = start + _LENGTH.unpack_from(source, at)[0]
+                if end > size:
+                    break
+                found.append(orjson.loads(view[start:end]))
+                at = end
+        if source is rest:
+            del rest[:at]
+        else:
+            rest += data[at:]
+        return found
 
 
 class Channel:
@@ -38,7 +55,7 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(True)
         self._socket = sock
-        self._buffer = bytearray()
+        self._unpacker = Unpacker()
         self.closed = False
 
     def send(self, message: Message) -> None:
@@ -50,7 +67,7 @@ class Channel:
 
     def receive(self, wait: float) -> list[Message]:
         """All messages that have arrived; waits up to `wait` seconds for the first."""
-        found = self._take()
+        found: list[Message] = []
         while not self.closed:
             ready = select.select([self._socket], [], [], 0.0 if found else wait)[0]
             if not ready:
@@ -62,21 +79,5 @@ class Channel:
             if not data:
                 self.closed = True
                 break
-            self._buffer += data
-            found += self._take()
-            if not found:
-                continue  # a large message: the rest is under way
-        return found
-
-    def _take(self) -> list[Message]:
-        found: list[Message] = []
-        at = 0
-        while len(self._buffer) - at >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer, at)
-            end = at + _LENGTH.size + length
-            if len(self._buffer) < end:
-                break
-            found.append(orjson.loads(memoryview(self._buffer)[at + _LENGTH.size : end]))
-            at = end
-        del self._buffer[:at]
+            found += self._unpacker.feed(data)
         return found

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 
 from everloop.engine.interface import Chunk, Generation, TokenLogprob, Usage
 from everloop.engine.native.frames import Message
@@ -19,7 +20,7 @@ class Pending(ABC):
 
     @abstractmethod
     def feed(self, event: Message) -> bool:
-        """Takes an event (`jobs.Event`); True if it was the last."""
+        """Takes an event (`jobs.Event.message`); True if it was the last."""
 
     @abstractmethod
     def fail(self, error: EverloopError) -> None:
@@ -35,7 +36,7 @@ class Reply(Pending):
     def feed(self, event: Message) -> bool:
         if "cancelled" in event:
             return True
-        if event["error"] is not None:
+        if event.get("error") is not None:
             self.fail(model_failed(event["error"]))
         elif not self.future.done():
             self.future.set_result(event)
@@ -60,66 +61,81 @@ class NativeGeneration(Generation, Pending):
     ) -> None:
         self.prompt_tokens, self.request_id = prompt_tokens, request_id
         self._tokenizer, self._send_cancel = tokenizer, send_cancel
-        self._events: asyncio.Queue[Message | EverloopError | None] = asyncio.Queue()
+        self._chunks: list[Chunk] = []  # not yet read
+        self._error: EverloopError | None = None  # comes after them
         self._usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=0)
         self._seen = 0  # tokens received, should the worker not live to tell the usage
-        self._ended = asyncio.Event()
+        self._ended = False
+        self._news: asyncio.Future[None] | None = None  # what the reader waits for
+        self._end: asyncio.Future[None] | None = None  # what those who cancel wait for
 
     def feed(self, event: Message) -> bool:
         if "cancelled" in event:
-            self._end(event["usage"])
-            self._events.put_nowait(None)
+            self._over(event["usage"])
             return True
-        if event["error"] is not None:
-            self.fail(model_failed(event["error"]))
+        error = event.get("error")
+        if error is not None:
+            self.fail(model_failed(error))
             return True
-        self._events.put_nowait(event)
-        self._seen += len(event["tokens"] or ())
-        if event["finish"] is None:
-            return False
-        self._end(event["usage"])
-        return True
+        self._seen += event.get("count", 0)
+        finish = event.get("finish")
+        if finish is not None:
+            self._over(event["usage"])
+        self._chunks.append(
+            Chunk(
+                text=event["text"],
+                tokens=tuple([self._token(*token) for token in event.get("tokens") or ()]),
+                finish_reason=finish,
+                usage=None if finish is None else self._usage,
+            )
+        )
+        _wake(self._news)
+        return finish is not None
 
     def fail(self, error: EverloopError) -> None:
-        self._events.put_nowait(error)
-        self._end((self.prompt_tokens, self._seen, 0))
+        self._error = error
+        self._over((self.prompt_tokens, self._seen, 0))
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
-        finished = False
+        async with aclosing(self.groups()) as groups:
+            async for group in groups:
+                for chunk in group:
+                    yield chunk
+
+    async def groups(self) -> AsyncGenerator[Sequence[Chunk], None]:
         try:
-            while not finished:
-                event = await self._events.get()
-                if event is None:
+            while True:
+                if self._chunks:
+                    group, self._chunks = self._chunks, []
+                    yield group
+                elif self._error is not None:
+                    raise self._error
+                elif self._ended:
                     return
-                if isinstance(event, EverloopError):
-                    raise event
-                finished = event["finish"] is not None
-                yield self._chunk(event)
+                else:
+                    self._news = asyncio.get_running_loop().create_future()
+                    await self._news
         finally:
-            if not self._ended.is_set():
+            if not self._ended:
                 self._send_cancel()
 
     async def cancel(self) -> Usage:
-        if not self._ended.is_set():
+        if not self._ended:
             self._send_cancel()
-            await self._ended.wait()
+            if self._end is None:
+                self._end = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._end)
         return self._usage
 
-    def _end(self, usage: tuple[int, int, int] | None) -> None:
+    def _over(self, usage: tuple[int, int, int] | None) -> None:
         if usage is not None:
             prompt, completion, cached = usage
             self._usage = Usage(
                 prompt_tokens=prompt, completion_tokens=completion, cached_tokens=cached
             )
-        self._ended.set()
-
-    def _chunk(self, event: Message) -> Chunk:
-        return Chunk(
-            text=event["text"],
-            tokens=tuple(self._token(*token) for token in event["tokens"] or ()),
-            finish_reason=event["finish"],
-            usage=self._usage if event["finish"] is not None else None,
-        )
+        self._ended = True
+        _wake(self._news)
+        _wake(self._end)
 
     def _token(
         self, token: int, logprob: float | None, top: list[tuple[int, float]]
@@ -131,6 +147,11 @@ class NativeGeneration(Generation, Pending):
     def _text(self, token: int) -> tuple[str, bytes]:
         data = self._tokenizer.token_bytes(token)
         return data.decode(errors="replace"), data
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
 
 
 def model_failed(message: str) -> EverloopError:

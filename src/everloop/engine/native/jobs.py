@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from everloop.engine.interface import FinishReason
+from everloop.engine.native.frames import Message
 from everloop.engine.native.noise import uniform
 from everloop.engine.native.sampler import Choice
 from everloop.engine.native.sequence import Prefix, Sequence
@@ -29,7 +30,7 @@ Top = list[tuple[int, float]]
 
 @dataclass(slots=True, kw_only=True)
 class Event:
-    """News of one job for whoever submitted it; goes over the wire as it is."""
+    """News of one job for whoever submitted it."""
 
     key: int
     text: str = ""
@@ -39,6 +40,20 @@ class Event:
     scores: list[list[float]] | None = None
     vectors: list[list[float]] | None = None
     error: str | None = None  # ends the job
+    logprobs: bool = False  # asked for: `tokens` are told, not only counted
+
+    def message(self) -> Message:
+        """As it goes over the wire: without what isn't there."""
+        message: Message = {"key": self.key, "text": self.text}
+        if self.tokens:
+            message["count"] = len(self.tokens)
+            if self.logprobs:
+                message["tokens"] = self.tokens
+        for name in ("finish", "usage", "scores", "vectors", "error"):
+            value = getattr(self, name)
+            if value is not None:
+                message[name] = value
+        return message
 
 
 class Job(ABC):
@@ -92,6 +107,7 @@ class GenerateJob(Job):
         eos: frozenset[int] = frozenset(),
         logprobs: int | None = None,
         echo: bool = False,
+        stream: bool = True,
         request_id: str = "",
     ) -> None:
         super().__init__(key, request_id)
@@ -102,6 +118,9 @@ class GenerateJob(Job):
         self._prompt = len(prompt)
         self._unsent: deque[tuple[int, float | None, Top]] = deque()
         self._echoed: list[tuple[float, Top]] = []
+        self._streams = stream
+        self._held: list[str] = []  # text that waits for the end
+        self._held_tokens = 0
         sequence = Sequence(job=self, tokens=list(prompt), samples=max_tokens > 0)
         if echo and self._logprobs:
             sequence.targets = list(prompt[1:])
@@ -158,10 +177,23 @@ class GenerateJob(Job):
         text, count = before.text + out.text, before.tokens + out.tokens
         if finish is None and not text and not count:
             return None
+        if not self._streams:
+            self._held.append(text)
+            self._held_tokens += count
+            if finish is None:
+                return None
+            text, count = "".join(self._held), self._held_tokens
         tokens = [self._unsent.popleft() for _ in range(count)]
         self.done = finish is not None
         usage = self.usage() if self.done else None
-        return Event(key=self.key, text=text, tokens=tokens, finish=finish, usage=usage)
+        return Event(
+            key=self.key,
+            text=text,
+            tokens=tokens,
+            finish=finish,
+            usage=usage,
+            logprobs=self._logprobs,
+        )
 
 
 class ScoreJob(Job):

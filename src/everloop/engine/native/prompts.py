@@ -31,7 +31,8 @@ class Prompts:
         self.tokenizer = Tokenizer.load(text_dir)
         self.context_length = self.config.max_position_embeddings
         settings = _generation_config(directory)
-        self.eos = frozenset({*self.config.eos_token_ids, *self.tokenizer.eos_ids, *_eos(settings)})
+        eos = {*self.config.eos_token_ids, *self.tokenizer.eos_ids, *_eos(settings)}
+        self.eos = tuple(sorted(eos))
         self.sampling = _advised(settings)
         self._template: ChatTemplate | None = None
         self._why_no_template: InvalidRequest | None = None

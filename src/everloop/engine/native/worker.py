@@ -118,6 +118,7 @@ class Worker:
             eos=frozenset(message["eos"]),
             logprobs=message["logprobs"],
             echo=message["echo"],
+            stream=message["stream"],
             request_id=message["request_id"],
         )
 
@@ -130,7 +131,8 @@ class Worker:
         status = self._state()
         now = time.monotonic()
         if events or status != self._status or now - self._sent > HEARTBEAT_SECONDS / 2:
-            self._channel.send({"events": events, "status": status})
+            news = [event.message() for event in events]
+            self._channel.send({"events": news, "status": status})
             self._sent, self._status = now, status
 
 
