@@ -1,8 +1,8 @@
 // The matrix product: panels of weights against tiles of rows.
 //
 // A panel is read from memory once and meets all rows of a chunk while it is in the cache; the
-// chunk is small enough to stay there too. While the last tiles work on a panel the next one is
-// fetched. Which tile a row falls into changes nothing in its result.
+// chunk is small enough to stay there too. Which tile a row falls into changes nothing in its
+// result.
 #pragma once
 #if defined(__AVX512VNNI__)
 #include "matmul_avx512.h"
@@ -18,9 +18,20 @@ namespace everloop::EVERLOOP_ISA {
 
 constexpr int kChunk = 192;  // rows
 
+inline int steps_of(const Matrix& w) { return w.padded_inputs() / (w.bits == 8 ? 4 : 8); }
+
+// One tile reads its panel as fast as memory gives it, but of several only the first would wait for
+// memory, so they all fetch a part of the next panel.
+inline Ahead next_panel(const Matrix& w, int panel, int tiles) {
+  const size_t half = w.panel_bytes() / 2;
+  const size_t bytes = half / (size_t(steps_of(w)) * size_t(tiles)) + 1;
+  return {w.data + size_t(panel + 1) * w.panel_bytes(), half,
+          tiles == 1 ? 0 : bytes < 64 ? bytes : 64};
+}
+
 template <int R>
-void tile(const Matrix& w, int panel, const Rows& x, int row, const int32_t* start,
-          Ahead ahead, float* out, size_t stride, Store how) {
+void tile(const Matrix& w, int panel, const Rows& x, int row, const int32_t* start, Ahead ahead,
+          float* out, size_t stride, Store how) {
   const uint8_t* data = w.data + size_t(panel) * w.panel_bytes();
   const float* bias = w.bias ? w.bias + size_t(panel) * kPanel : nullptr;
   const int8_t* q = x.q + size_t(row) * x.stride;
@@ -62,12 +73,13 @@ inline void multiply(const Matrix& w, const Rows& x, int first, int last, float*
         for (int g = 0; g < w.groups(); ++g) total += sums[g];
         start[r] = -128 * total;
       }
-    const int tiles = (rows + kTileRows - 1) / kTileRows;
+    const int steps = steps_of(w), tiles = (rows + kTileRows - 1) / kTileRows;
     for (int panel = first; panel < last; ++panel) {
-      Ahead ahead{w.data + size_t(panel + 1) * w.panel_bytes(), 0};
+      Ahead ahead = next_panel(w, panel, tiles);
       for (int t = 0; t < tiles; ++t) {  // as even as can be: 8 rows are 4 and 4
         const int from = rows * t / tiles, to = rows * (t + 1) / tiles;
         kTiles[to - from](w, panel, x, begin + from, start + from, ahead, out, stride, how);
+        ahead.at += ahead.bytes * size_t(steps);
       }
     }
   }

@@ -19,8 +19,8 @@ inline __m512i broadcast4(const int8_t* x) {
 
 // tile[r][n] = sum_k w[n][k] x[r][k] in integers; `start` holds -128 times each row's sum.
 template <int R>
-inline void product8(const uint8_t* w, int inputs, const int8_t* x, size_t stride, const int32_t* start,
-              Ahead ahead, int32_t (*tile)[kPanel]) {
+inline void product8(const uint8_t* w, int inputs, const int8_t* x, size_t stride,
+                     const int32_t* start, Ahead ahead, int32_t (*tile)[kPanel]) {
   __m512i acc[R][4];
   EVERLOOP_UNROLL
   for (int r = 0; r < R; ++r)
@@ -47,14 +47,13 @@ inline void product8(const uint8_t* w, int inputs, const int8_t* x, size_t strid
 // tile[r][n] = sum over groups, in order, of scale[group][n] times the group's integer product;
 // `sums` holds each row's sums over the groups.
 template <int R>
-inline void product4(const uint8_t* w, int groups, const int8_t* x, size_t stride, const int32_t* sums,
-              Ahead ahead, float (*tile)[kPanel]) {
+inline void product4(const uint8_t* w, int groups, const int8_t* x, size_t stride,
+                     const int32_t* sums, Ahead ahead, float (*tile)[kPanel]) {
   const __m512i low = _mm512_set1_epi8(15);
-  __m512 total[R][4];
   EVERLOOP_UNROLL
   for (int r = 0; r < R; ++r)
     EVERLOOP_UNROLL
-    for (int j = 0; j < 4; ++j) total[r][j] = _mm512_setzero_ps();
+    for (int j = 0; j < 4; ++j) _mm512_storeu_ps(tile[r] + 16 * j, _mm512_setzero_ps());
   for (int g = 0; g < groups; ++g, x += kGroup) {
     const uint8_t* scales = w;
     w += 2 * kPanel;
@@ -63,6 +62,7 @@ inline void product4(const uint8_t* w, int groups, const int8_t* x, size_t strid
     for (int r = 0; r < R; ++r)
       EVERLOOP_UNROLL
       for (int j = 0; j < 4; ++j) acc[r][j] = _mm512_set1_epi32(-8 * sums[r * groups + g]);
+    EVERLOOP_UNROLL
     for (int k = 0; k < kGroup; k += 8, w += 4 * kPanel) {
       __m512i packed[4], weights[4];
       EVERLOOP_UNROLL
@@ -94,14 +94,13 @@ inline void product4(const uint8_t* w, int groups, const int8_t* x, size_t strid
     EVERLOOP_UNROLL
     for (int r = 0; r < R; ++r)
       EVERLOOP_UNROLL
-      for (int j = 0; j < 4; ++j)
-        total[r][j] = _mm512_add_ps(
-            total[r][j], _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][j]), scale[j]));
+      for (int j = 0; j < 4; ++j) {
+        float* total = tile[r] + 16 * j;
+        _mm512_storeu_ps(total,
+                         _mm512_add_ps(_mm512_loadu_ps(total),
+                                       _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][j]), scale[j])));
+      }
   }
-  EVERLOOP_UNROLL
-  for (int r = 0; r < R; ++r)
-    EVERLOOP_UNROLL
-    for (int j = 0; j < 4; ++j) _mm512_storeu_ps(tile[r] + 16 * j, total[r][j]);
 }
 
 }  // namespace everloop::EVERLOOP_ISA
