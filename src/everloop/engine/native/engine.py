@@ -118,6 +118,7 @@ class NativeEngine(Engine):
             "echo": request.echo,
             "stream": request.stream,
             "request_id": request.request_id,
+            "tenant": request.tenant,
         }
         self._submit(key, generation, message)
         return generation
@@ -135,7 +136,13 @@ class NativeEngine(Engine):
             if len(prompt) + len(ids) > prompts.context_length:
                 raise prompts.too_long(len(prompt), len(ids), request.prompt)
         event = await self._ask(
-            {"op": "score", "prompt": prompt, "continuations": continuations, "request_id": ""}
+            {
+                "op": "score",
+                "prompt": prompt,
+                "continuations": continuations,
+                "request_id": "",
+                "tenant": request.tenant,
+            }
         )
         return [
             Score(tokens=tuple(ids), logprobs=tuple(values))
@@ -150,7 +157,7 @@ class NativeEngine(Engine):
         for text, tokens in zip(texts, ids, strict=True):
             if len(tokens) > prompts.context_length:
                 raise prompts.too_long(len(tokens), None, text)
-        event = await self._ask({"op": "embed", "texts": ids, "request_id": ""})
+        event = await self._ask({"op": "embed", "texts": ids, "request_id": "", "tenant": tenant})
         return [
             Embedding(vector=tuple(vector), tokens=len(tokens))
             for vector, tokens in zip(event["vectors"], ids, strict=True)
@@ -275,6 +282,8 @@ class NativeEngine(Engine):
                     full,
                     ready["context_length"],
                 )
+            if ready["note"]:
+                log.warning("%s", ready["note"])
             log.info("Engine for %s ready: %s", self.info.id, ready)
             return True
         if message is None:

@@ -18,7 +18,7 @@ from everloop.engine.interface import FinishReason
 from everloop.engine.native.frames import Message
 from everloop.engine.native.noise import uniform
 from everloop.engine.native.sampler import Choice
-from everloop.engine.native.sequence import Prefix, Sequence
+from everloop.engine.native.sequence import Sequence
 from everloop.engine.native.text import Released, TextStream
 
 TokenBytes = Callable[[int], bytes]
@@ -62,8 +62,8 @@ class Job(ABC):
     top = 0  # alternatives wanted with each log-probability
     done = False
 
-    def __init__(self, key: int, request_id: str) -> None:
-        self.key, self.request_id = key, request_id
+    def __init__(self, key: int, request_id: str, tenant: str) -> None:
+        self.key, self.request_id, self.tenant = key, request_id, tenant
         self.sequences: list[Sequence] = []
 
     def wants_logprob(self) -> bool:
@@ -109,8 +109,9 @@ class GenerateJob(Job):
         echo: bool = False,
         stream: bool = True,
         request_id: str = "",
+        tenant: str = "",
     ) -> None:
-        super().__init__(key, request_id)
+        super().__init__(key, request_id, tenant)
         self.choice, self.seed, self.eos = choice, seed, eos
         self.top, self._logprobs, self._echo = logprobs or 0, logprobs is not None, echo
         self._token_bytes, self._stream = token_bytes, TextStream(stop)
@@ -197,7 +198,7 @@ class GenerateJob(Job):
 
 
 class ScoreJob(Job):
-    """Log-probabilities of continuations; what the prompt fills whole blocks with is shared."""
+    """Log-probabilities of continuations of one prompt."""
 
     def __init__(
         self,
@@ -205,15 +206,13 @@ class ScoreJob(Job):
         *,
         prompt: Seq[int],
         continuations: Seq[Seq[int]],
-        block_size: int,
         request_id: str = "",
+        tenant: str = "",
     ) -> None:
-        super().__init__(key, request_id)
+        super().__init__(key, request_id, tenant)
         self._prompt = len(prompt)
         self._scores: list[list[float]] = [[] for _ in continuations]
         texts = [(i, list(c)) for i, c in enumerate(continuations) if c]
-        shared = (len(prompt) - 1) // block_size * block_size
-        prefix = Prefix(length=shared) if shared and len(texts) > 1 else None
         self.sequences = [
             Sequence(
                 job=self,
@@ -221,7 +220,6 @@ class ScoreJob(Job):
                 tokens=[*prompt, *text[:-1]],
                 score_from=len(prompt) - 1,
                 targets=text,
-                prefix=prefix,
             )
             for i, text in texts
         ]
@@ -246,8 +244,10 @@ class ScoreJob(Job):
 class EmbedJob(Job):
     """Mean of the last hidden states of each text, scaled to length 1."""
 
-    def __init__(self, key: int, *, texts: Seq[Seq[int]], request_id: str = "") -> None:
-        super().__init__(key, request_id)
+    def __init__(
+        self, key: int, *, texts: Seq[Seq[int]], request_id: str = "", tenant: str = ""
+    ) -> None:
+        super().__init__(key, request_id, tenant)
         self.sequences = [
             Sequence(job=self, number=i, tokens=list(text), pools=True)
             for i, text in enumerate(texts)

@@ -1,154 +1,212 @@
 """Which tokens are computed in the next step: continuous batching with chunked prefill.
 
-Every running stream gets one token per step; prompts share what is left of a budget, in order of
-arrival, so that a long prompt slows the streams beside it by one chunk and not by its length.
-When blocks run out, the youngest sequence gives its own back and is computed again later: with a
-batch-invariant model that changes nothing but time.
+Every running stream gets one token per step; prompts share a budget that leaves the streams beside
+them smooth (`pace`). Who waits is admitted in fair turns (`fair`) and shares what the cache knows
+of its beginning (`prefix`). When blocks run out, the youngest sequence gives way and is computed
+again later, as far as its blocks were needed meanwhile: with a batch-invariant model none of this
+changes anything but time.
 """
 
 from __future__ import annotations
 
-from collections import deque
-
 from everloop.engine.native.blocks import BlockManager
-from everloop.engine.native.sequence import Piece, Prefix, Sequence
+from everloop.engine.native.fair import FairQueue
+from everloop.engine.native.pace import SMALLEST, Pace
+from everloop.engine.native.prefix import Node, PrefixTree
+from everloop.engine.native.sequence import Piece, Sequence
 
 
 class Scheduler:
     """Owns the waiting and the running sequences and their blocks.
 
     `chunk` bounds the prompt tokens of one step, `max_running` the sequences computed together.
-    Any sequence that is added must fit all blocks alone.
+    Any sequence that is added must fit all blocks alone, with all that it will write.
     """
 
     def __init__(self, blocks: BlockManager, *, max_running: int, chunk: int) -> None:
         assert max_running > 0
-        assert chunk > 0
-        self.blocks, self.max_running, self.chunk = blocks, max_running, chunk
-        self.waiting: deque[Sequence] = deque()
+        self.blocks, self.max_running = blocks, max_running
+        self.tree = PrefixTree(blocks)
+        self.waiting = FairQueue()
         self.running: list[Sequence] = []  # oldest first
-        self._prefixes: list[Prefix] = []  # those that hold blocks of their own
+        self._pace = Pace(chunk)
+        self._stuck = False  # nobody waiting can start until something changes
 
     def add(self, sequence: Sequence) -> None:
-        """Queues a sequence behind all others."""
+        """Queues a sequence behind the others of its tenant."""
         assert self.blocks.needed(len(sequence.tokens)) <= self.blocks.total
-        if sequence.prefix is not None:
-            sequence.prefix.waiting += 1
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
+        self._stuck = False
 
     def remove(self, sequence: Sequence) -> None:
-        """Ends a sequence wherever it is; its blocks are free at once."""
-        if sequence in self.running:
+        """Ends a sequence wherever it is. Nobody holds its blocks any more, but what they know
+        stays in the tree while there is room."""
+        if sequence.blocks:
             self.running.remove(sequence)
-            self._give_back(sequence)
+            self._charge(sequence)
+            self.tree.release(sequence)
         else:
             self.waiting.remove(sequence)
-            if sequence.prefix is not None:
-                self._taken(sequence.prefix)
+        self._stuck = False
 
     def plan(self) -> list[Piece]:
-        """The pieces of the next step: first the running sequences, then newly admitted ones.
-        Their blocks are allocated; call `advance` when they are computed."""
+        """The pieces of the next step: one token for each running stream, then prompts, those of
+        newly admitted sequences among them. Their blocks are allocated; call `advance` when they
+        are computed."""
+        size = self.blocks.block_size
         pieces: list[Piece] = []
-        budget = self.chunk
-        for sequence in list(self.running):
-            if sequence not in self.running:
-                continue  # preempted for an older one
-            length = 1 if sequence.left == 1 else min(sequence.left, budget)
-            if length and self._grow(sequence, sequence.computed + length):
-                budget -= length if sequence.left > 1 else 0
-                pieces.append(Piece(sequence=sequence, start=sequence.computed, length=length))
-        while budget > 0 and len(self.running) < self.max_running:
-            admitted = self._admit()
-            if admitted is None:
-                break
-            length = min(admitted.left, budget)
-            budget -= length
-            pieces.append(Piece(sequence=admitted, start=admitted.computed, length=length))
+        prompts: list[Sequence] = []
+        full: list[Sequence] = []
+        for sequence in self.running:
+            computed = sequence.computed
+            if len(sequence.tokens) - computed > 1:
+                prompts.append(sequence)
+            else:
+                pieces.append(Piece(sequence, computed, 1))
+                if computed == len(sequence.blocks) * size:
+                    full.append(sequence)
+        if full and not self._grow(full):
+            return self.plan()  # without those that gave way
+        if prompts or (self.waiting and not self._stuck and len(self.running) < self.max_running):
+            self._read(pieces, prompts)
         return pieces
 
     def advance(self, pieces: list[Piece]) -> None:
-        """Records that `pieces` are computed."""
+        """Records that `pieces` are computed. Leave out those whose numbers are broken and remove
+        their sequences: nobody must share them."""
         for piece in pieces:
             sequence = piece.sequence
             sequence.computed += piece.length
-            prefix = sequence.prefix
-            if (
-                prefix is not None
-                and prefix.filler is sequence
-                and sequence.computed >= prefix.length
-            ):
-                prefix.filler = None
-                if prefix.waiting:
-                    count = prefix.length // self.blocks.block_size
-                    prefix.blocks = self.blocks.share(sequence.blocks[:count])
-                    self._prefixes.append(prefix)
+            if sequence.filled < len(sequence.path):
+                self.tree.fill(sequence)
+                self._stuck = False
 
-    def _admit(self) -> Sequence | None:
-        """Moves the first waiting sequence that may start to the running ones."""
-        for sequence in self.waiting:
-            prefix = sequence.prefix
-            if prefix is None or prefix.filler is None:
+    def observe(self, prompt: int, decode: int, seconds: float, steps: int = 1) -> None:
+        """Takes the time of a step, or of `steps` alike, with `prompt` prompt tokens and `decode`
+        streams, to learn how much of a prompt the next one may compute."""
+        self._pace.observe(prompt, decode, seconds, steps)
+
+    @property
+    def idle_waiting(self) -> bool:
+        """Whether a waiting sequence could be admitted now."""
+        return self._next(()) is not None
+
+    def reserve(self, steps: int) -> int:
+        """How many of the next `steps` steps need no further plan: 1 unless everyone running has
+        one token left and nobody waiting could be admitted. Blocks for them are allocated, without
+        anybody giving way."""
+        if steps <= 1 or any(s.left != 1 for s in self.running) or self.idle_waiting:
+            return 1
+        needed = self.blocks.needed
+        while steps > 1:
+            wanted = [needed(s.computed + steps) - len(s.blocks) for s in self.running]
+            fresh = self.blocks.allocate(sum(w for w in wanted if w > 0))
+            if fresh is not None:
+                for sequence, want in zip(self.running, wanted, strict=True):
+                    for _ in range(want):
+                        sequence.blocks.append(fresh.pop())
+                return steps
+            have = min(len(s.blocks) * self.blocks.block_size - s.computed for s in self.running)
+            steps = max(steps // 2, have)
+        return 1
+
+    def room(self, sequence: Sequence, tokens: int) -> int:
+        """How many of a running sequence's next `tokens` tokens, drafted ones for example, its
+        blocks can take. Allocates what is free for them; nobody gives way."""
+        need = self.blocks.needed(sequence.computed + tokens) - len(sequence.blocks)
+        if need > 0:
+            sequence.blocks += self.blocks.allocate(min(need, self.blocks.free)) or ()
+        return min(tokens, len(sequence.blocks) * self.blocks.block_size - sequence.computed)
+
+    def _grow(self, full: list[Sequence]) -> bool:
+        """One more block for each of `full`; False if somebody had to give way for it."""
+        fresh = self.blocks.allocate(len(full))
+        if fresh is not None:
+            for sequence, block in zip(full, fresh, strict=True):
+                sequence.blocks.append(block)
+            return True
+        while self.blocks.free < len(full):
+            assert len(self.running) > 1, "a sequence outgrows the whole cache"
+            victim = self.running.pop()
+            if victim in full:
+                full.remove(victim)
+            self._charge(victim)
+            self.tree.release(victim)
+            self.waiting.add(victim, first=True)
+        return False
+
+    def _read(self, pieces: list[Piece], prompts: list[Sequence]) -> None:
+        """Adds pieces of prompts, of newly admitted ones too, within the budget."""
+        budget = self._pace.budget(len(pieces))
+        wanted = sum(sequence.left for sequence in prompts)
+        readers = {sequence.job.tenant for sequence in prompts}
+        while True:
+            # One tenant's long prompt doesn't keep another's waiting: they share the budget.
+            room = budget - wanted
+            if room <= 0 and (len(readers) + 1) * SMALLEST > budget:
                 break
-        else:
+            admitted = self._admit(skip=readers if room <= 0 else ())
+            if admitted is None:
+                break
+            prompts.append(admitted)
+            readers.add(admitted.job.tenant)
+            wanted += admitted.left
+        share = max(budget // max(len(readers), 1), 1)
+        lengths = dict.fromkeys(readers, share)
+        made: list[Piece] = []
+        for sequence in prompts:
+            tenant = sequence.job.tenant
+            length = min(sequence.left, lengths[tenant], budget)
+            lengths[tenant] -= length
+            budget -= length
+            made.append(Piece(sequence, sequence.computed, length))
+        for piece in made:  # what some tenants left over, others take
+            more = min(piece.sequence.left - piece.length, budget)
+            piece.length += more
+            budget -= more
+        pieces += [piece for piece in made if piece.length]
+
+    def _admit(self, skip: set[str] | tuple[()]) -> Sequence | None:
+        """Moves the next waiting sequence that may start to the running ones."""
+        chosen = self._next(skip)
+        if chosen is None:
             return None
-        shared = prefix.blocks if prefix is not None and prefix.blocks is not None else []
-        need = self.blocks.needed(len(sequence.tokens)) - len(shared)
-        # Each running stream may need a block soon: without that reserve an admission would be
-        # undone by the next step.
-        while self.blocks.free < need + len(self.running):
-            if self.running or not self._drop_prefix(keep=prefix if shared else None):
-                return None
-        taken = self.blocks.allocate(need)
-        assert taken is not None
+        sequence, nodes = chosen
         self.waiting.remove(sequence)
-        sequence.blocks = [*self.blocks.share(shared), *taken]
-        sequence.computed = sequence.cached = len(shared) * self.blocks.block_size
-        if prefix is not None:
-            if not shared:
-                prefix.filler = sequence
-            self._taken(prefix)
+        self.tree.admit(sequence, nodes)
+        if not sequence.charged:
+            sequence.cached = sequence.computed
+        sequence.charged = len(sequence.tokens)
+        self.waiting.charge(sequence.job.tenant, sequence.left)
         self.running.append(sequence)
         return sequence
 
-    def _grow(self, sequence: Sequence, tokens: int) -> bool:
-        """Blocks for `tokens` tokens of a running sequence; False if it had to give way."""
-        need = self.blocks.needed(tokens) - len(sequence.blocks)
-        while (taken := self.blocks.allocate(max(need, 0))) is None:
-            if self._drop_prefix(keep=None):
+    def _next(self, skip: set[str] | tuple[()]) -> tuple[Sequence, list[Node]] | None:
+        """The waiting sequence whose turn it is, with what the tree knows of it; None if it must
+        wait for memory, or everyone for what is being computed."""
+        if self._stuck or not self.waiting or len(self.running) >= self.max_running:
+            return None
+        if self.waiting.tenants > 1:
+            for sequence in self.running:
+                self._charge(sequence)
+        for sequence in self.waiting.turns(skip):
+            if sequence.awaits is not None and sequence.awaits.pending:
                 continue
-            victim = self.running.pop()
-            self._give_back(victim)
-            self.waiting.appendleft(victim)
-            if victim is sequence:
-                return False
-        sequence.blocks += taken
-        return True
+            nodes = self.tree.find(sequence)
+            if nodes is None:
+                continue
+            # Each running stream may need a block soon: without that reserve an admission would
+            # be undone by the next step.
+            need = self.blocks.needed(len(sequence.tokens)) - len(nodes) + self.tree.idle(nodes)
+            if self.running and self.blocks.free < need + len(self.running):
+                break
+            return sequence, nodes
+        self._stuck = not skip
+        return None
 
-    def _give_back(self, sequence: Sequence) -> None:
-        self.blocks.release(sequence.blocks)
-        sequence.blocks = []
-        sequence.computed = sequence.cached = 0
-        if sequence.prefix is not None:
-            if sequence.prefix.filler is sequence:
-                sequence.prefix.filler = None
-            sequence.prefix = None  # next time it computes everything itself
-
-    def _taken(self, prefix: Prefix) -> None:
-        prefix.waiting -= 1
-        if not prefix.waiting:
-            self._forget(prefix)
-
-    def _drop_prefix(self, keep: Prefix | None) -> bool:
-        """Gives up one shared prefix; sequences that still wait for it compute it again."""
-        for prefix in self._prefixes:
-            if prefix is not keep:
-                self._forget(prefix)
-                return True
-        return False
-
-    def _forget(self, prefix: Prefix) -> None:
-        if prefix.blocks is not None:
-            self.blocks.release(prefix.blocks)
-            prefix.blocks = None
-            self._prefixes.remove(prefix)
+    def _charge(self, sequence: Sequence) -> None:
+        """Books what a sequence has written since it was last charged."""
+        tokens = len(sequence.tokens)
+        if tokens > sequence.charged:
+            self.waiting.charge(sequence.job.tenant, tokens - sequence.charged)
+            sequence.charged = tokens

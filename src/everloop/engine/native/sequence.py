@@ -8,20 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from everloop.engine.native.jobs import Job
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Prefix:
-    """Tokens that several sequences of one job begin with, computed once.
-
-    The first sequence admitted fills it; the others wait, then share its blocks. `length` is a
-    multiple of the block size, so that nobody writes into a shared block.
-    """
-
-    length: int
-    waiting: int = 0  # sequences that have yet to take it
-    filler: Sequence | None = None
-    blocks: list[int] | None = None  # held by the prefix itself once they are filled
+    from everloop.engine.native.prefix import Node
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -36,19 +23,32 @@ class Sequence:
     targets: abc.Sequence[int] = ()
     scored: int = 0  # targets done
     pools: bool = False  # wants the mean of its hidden states
-    prefix: Prefix | None = None
     computed: int = 0  # tokens whose keys are in the cache
-    cached: int = 0  # of these, how many were shared and not computed here
+    cached: int = 0  # of these, how many were there when it first started
+    charged: int = 0  # tokens that its tenant has been charged for; 0: it never started
     ended: bool = False  # computed and removed, while its job may go on
-    blocks: list[int] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)  # none: it waits
+    path: list[Node] = field(default_factory=list)  # its first blocks' nodes in the prefix tree
+    filled: int = 0  # of these, how many are computed
+    awaits: Node | None = None  # begins with a block that another sequence is computing
 
     @property
     def left(self) -> int:
         """Tokens still to be computed."""
         return len(self.tokens) - self.computed
 
+    @property
+    def reusable(self) -> int:
+        """First tokens that needn't be computed for this sequence where their keys are known:
+        neither the last one nor any whose hidden state is wanted."""
+        if self.pools:
+            return 0
+        if self.scored < len(self.targets):
+            return min(self.score_from + self.scored, len(self.tokens) - 1)
+        return len(self.tokens) - 1
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(slots=True)
 class Piece:
     """The next `length` uncomputed tokens of a sequence, planned for one step."""
 

@@ -54,7 +54,6 @@ class Worker:
         blocks = plan_blocks(config, options, available_memory())
         runner = Runner(config, model, blocks=blocks, block_size=options.block_size)
         self._core = Core(runner, max_running=options.max_running, chunk=options.prefill_chunk)
-        self._block_size = options.block_size
         self._sent = 0.0
         self._status: list[int] = []
         channel.send(
@@ -90,13 +89,18 @@ class Worker:
                         key,
                         prompt=message["prompt"],
                         continuations=message["continuations"],
-                        block_size=self._block_size,
                         request_id=message["request_id"],
+                        tenant=message["tenant"],
                     )
                 )
             case "embed":
                 self._core.submit(
-                    EmbedJob(key, texts=message["texts"], request_id=message["request_id"])
+                    EmbedJob(
+                        key,
+                        texts=message["texts"],
+                        request_id=message["request_id"],
+                        tenant=message["tenant"],
+                    )
                 )
             case "cancel":
                 usage = self._core.cancel(key)
@@ -120,6 +124,7 @@ class Worker:
             echo=message["echo"],
             stream=message["stream"],
             request_id=message["request_id"],
+            tenant=message["tenant"],
         )
 
     def _state(self) -> list[int]:
