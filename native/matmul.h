@@ -18,68 +18,85 @@ namespace everloop::EVERLOOP_ISA {
 
 constexpr int kChunk = 192;  // rows
 
-inline int steps_of(const Matrix& w) { return w.padded_inputs() / (w.bits == 8 ? 4 : 8); }
+// One call of multiply.
+struct Product {
+  const Matrix& w;
+  const Rows& x;
+  float* out;
+  size_t stride;
+  Store how;
 
-// One tile reads its panel as fast as memory gives it, but of several only the first would wait for
-// memory, so they all fetch a part of the next panel.
-inline Ahead next_panel(const Matrix& w, int panel, int tiles) {
-  const size_t half = w.panel_bytes() / 2;
-  const size_t bytes = half / (size_t(steps_of(w)) * size_t(tiles)) + 1;
-  return {w.data + size_t(panel + 1) * w.panel_bytes(), half,
-          tiles == 1 ? 0 : bytes < 64 ? bytes : 64};
+  int tile_rows() const { return w.bits == 8 ? kTileRows8 : kTileRows4; }
+  const uint8_t* panel(int p) const { return w.data + size_t(p) * w.panel_bytes(); }
+  const float* bias(int p) const { return w.bias ? w.bias + size_t(p) * kPanel : nullptr; }
+  const int8_t* row(int r) const { return x.q + size_t(r) * x.stride; }
+  // Puts row r of panel p where it belongs.
+  void put(const float* y, int p, int r) const {
+    float* to = out + size_t(r) * stride + size_t(p) * (how == Store::kGate ? 32 : kPanel);
+    store_row(y, w.outputs - p * kPanel, to, how);
+  }
+};
+
+// The next panel, fetched while several tiles of this one are computed: of these only the first
+// would wait for memory, so they all fetch a part. One tile alone reads as fast as memory gives.
+inline Ahead next_panel(const Product& a, int p, int tiles) {
+  const size_t steps = size_t(a.w.padded_inputs() / (a.w.bits == 8 ? 4 : 8));
+  const size_t half = a.w.panel_bytes() / 2, bytes = half / (steps * size_t(tiles)) + 1;
+  return {a.panel(p + 1), half, tiles == 1 ? 0 : bytes < 64 ? bytes : 64, steps};
 }
 
+// `start` holds -128 times the sums of the tile's rows.
 template <int R>
-void tile(const Matrix& w, int panel, const Rows& x, int row, const int32_t* start, Ahead ahead,
-          float* out, size_t stride, Store how) {
-  const uint8_t* data = w.data + size_t(panel) * w.panel_bytes();
-  const float* bias = w.bias ? w.bias + size_t(panel) * kPanel : nullptr;
-  const int8_t* q = x.q + size_t(row) * x.stride;
-  const int left = w.outputs - panel * kPanel;
+void tile8(const Product& a, int p, int row, const int32_t* start, Ahead ahead) {
+  alignas(64) int32_t product[R][kPanel];
   alignas(64) float y[kPanel];
-  out += size_t(row) * stride + size_t(panel) * (how == Store::kGate ? kPanel / 2 : kPanel);
-  if (w.bits == 8) {
-    alignas(64) int32_t product[R][kPanel];
-    product8<R>(data + kPanel * sizeof(float), w.padded_inputs(), q, x.stride, start, ahead,
-                product);
-    for (int r = 0; r < R; ++r, out += stride) {
-      finish8(product[r], reinterpret_cast<const float*>(data), x.scale[row + r], bias, y);
-      store_row(y, left, out, how);
-    }
-  } else {
-    alignas(64) float product[R][kPanel];
-    product4<R>(data, w.groups(), q, x.stride, x.sums + size_t(row) * w.groups(), ahead, product);
-    for (int r = 0; r < R; ++r, out += stride) {
-      finish4(product[r], x.scale[row + r], bias, y);
-      store_row(y, left, out, how);
-    }
+  const float* scales = reinterpret_cast<const float*>(a.panel(p));
+  product8<R>(a.panel(p) + sizeof(float) * kPanel, a.w.padded_inputs(), a.row(row), a.x.stride,
+              start, ahead, product);
+  for (int r = 0; r < R; ++r) {
+    finish8(product[r], scales, a.x.scale[row + r], a.bias(p), y);
+    a.put(y, p, row + r);
   }
 }
 
+template <int R>
+void tile4(const Product& a, int p, int row, const int32_t*, Ahead ahead) {
+  alignas(64) float product[R][kPanel];
+  alignas(64) float y[kPanel];
+  product4<R>(a.panel(p), a.w.groups(), a.row(row), a.x.stride,
+              a.x.sums + size_t(row) * a.w.groups(), ahead, product);
+  for (int r = 0; r < R; ++r) {
+    finish4(product[r], a.x.scale[row + r], a.bias(p), y);
+    a.put(y, p, row + r);
+  }
+}
+
+using Tile = void (*)(const Product&, int, int, const int32_t*, Ahead);
+static_assert(kTileRows8 <= 6 && kTileRows4 <= 5);
+constexpr Tile kTiles8[] = {tile8<1>, tile8<2>, tile8<3>, tile8<4>, tile8<kTileRows8 < 5 ? 1 : 5>,
+                            tile8<kTileRows8 < 6 ? 1 : 6>};
+constexpr Tile kTiles4[] = {tile4<1>, tile4<2>, tile4<3>, tile4<4>, tile4<kTileRows4 < 5 ? 1 : 5>};
+
 inline void multiply(const Matrix& w, const Rows& x, int first, int last, float* out,
                      size_t stride, Store how) {
-  using Tile = void (*)(const Matrix&, int, const Rows&, int, const int32_t*, Ahead, float*,
-                        size_t, Store);
-  static constexpr Tile kTiles[] = {nullptr, tile<1>, tile<2>, tile<3>, tile<4>,
-                                    tile<kTileRows < 5 ? 1 : 5>, tile<kTileRows < 6 ? 1 : 6>};
-  static_assert(kTileRows <= 6);
+  const Product a{w, x, out, stride, how};
+  int32_t start[kChunk];
   for (int begin = 0; begin < x.count; begin += kChunk) {
     const int rows = x.count - begin < kChunk ? x.count - begin : kChunk;
-    int32_t start[kChunk];  // of the 8-bit sums: weights are stored plus 128
-    if (w.bits == 8)
-      for (int r = 0; r < rows; ++r) {
-        int32_t total = 0;
-        const int32_t* sums = x.sums + size_t(begin + r) * w.groups();
-        for (int g = 0; g < w.groups(); ++g) total += sums[g];
-        start[r] = -128 * total;
-      }
-    const int steps = steps_of(w), tiles = (rows + kTileRows - 1) / kTileRows;
-    for (int panel = first; panel < last; ++panel) {
-      Ahead ahead = next_panel(w, panel, tiles);
+    for (int r = 0; w.bits == 8 && r < rows; ++r) {
+      const int32_t* sums = x.sums + size_t(begin + r) * size_t(w.groups());
+      int32_t total = 0;
+      for (int g = 0; g < w.groups(); ++g) total += sums[g];
+      start[r] = -128 * total;
+    }
+    const int tiles = (rows + a.tile_rows() - 1) / a.tile_rows();
+    for (int p = first; p < last; ++p) {
+      Ahead ahead = next_panel(a, p, tiles);
       for (int t = 0; t < tiles; ++t) {  // as even as can be: 8 rows are 4 and 4
         const int from = rows * t / tiles, to = rows * (t + 1) / tiles;
-        kTiles[to - from](w, panel, x, begin + from, start + from, ahead, out, stride, how);
-        ahead.at += ahead.bytes * size_t(steps);
+        const Tile tile = (w.bits == 8 ? kTiles8 : kTiles4)[to - from - 1];
+        tile(a, p, begin + from, start + from, ahead);
+        ahead.skip_tile();
       }
     }
   }

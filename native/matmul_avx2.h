@@ -1,4 +1,4 @@
-// Products of one panel with up to kTileRows rows, with AVX2.
+// Products of one panel with a few rows, with AVX2.
 //
 // vpmaddubsw adds two products of bytes in 16 bits and saturates, so it gets numbers that can't
 // reach that: 8-bit weights as |q| <= 128 with their sign moved to the row (2 * 128 * 127 fits),
@@ -12,7 +12,7 @@
 
 namespace everloop::EVERLOOP_ISA {
 
-constexpr int kTileRows = 4;
+constexpr int kTileRows8 = 4, kTileRows4 = 4;
 
 inline __m256i load_bytes(const uint8_t* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -24,10 +24,10 @@ inline __m256i broadcast4(const int8_t* x) {
   return _mm256_set1_epi32(four);
 }
 
-// `R` rows by `J` vectors of 8 outputs, so many that the sums stay in registers.
+// `R` rows by `J` vectors of 8 outputs from n on, so many that the sums stay in registers.
 template <int R, int J>
-inline void strip8(const uint8_t* w, int inputs, const int8_t* x, size_t stride, Ahead& ahead,
-                   int32_t (*tile)[kPanel]) {
+inline void strip8(const uint8_t* w, int n, int inputs, const int8_t* x, size_t stride,
+                   Ahead ahead, int32_t (*tile)[kPanel]) {
   const __m256i ones = _mm256_set1_epi16(1), flip = _mm256_set1_epi8(-128);
   __m256i acc[R][J];
   EVERLOOP_UNROLL
@@ -35,7 +35,7 @@ inline void strip8(const uint8_t* w, int inputs, const int8_t* x, size_t stride,
     EVERLOOP_UNROLL
     for (int j = 0; j < J; ++j) acc[r][j] = _mm256_setzero_si256();
   for (int k = 0; k < inputs; k += 4, w += 4 * kPanel) {
-    ahead.step();
+    if (n == 0) ahead.step();
     __m256i four[R];
     EVERLOOP_UNROLL
     for (int r = 0; r < R; ++r) four[r] = broadcast4(x + r * stride + k);
@@ -54,7 +54,7 @@ inline void strip8(const uint8_t* w, int inputs, const int8_t* x, size_t stride,
   for (int r = 0; r < R; ++r)
     EVERLOOP_UNROLL
     for (int j = 0; j < J; ++j)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(tile[r] + 8 * j), acc[r][j]);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(tile[r] + n + 8 * j), acc[r][j]);
 }
 
 // tile[r][n] = sum_k q[n][k] x[r][k] in integers. Nothing is needed to start from.
@@ -63,13 +63,12 @@ inline void product8(const uint8_t* w, int inputs, const int8_t* x, size_t strid
                      Ahead ahead, int32_t (*tile)[kPanel]) {
   constexpr int J = R == 1 ? 8 : R == 2 ? 4 : 2;
   for (int n = 0; n < kPanel; n += 8 * J)
-    strip8<R, J>(w + 4 * n, inputs, x, stride, ahead,
-                 reinterpret_cast<int32_t(*)[kPanel]>(tile[0] + n));
+    strip8<R, J>(w + 4 * n, n, inputs, x, stride, ahead, tile);
 }
 
 // One group's integer products of J vectors of outputs, without the 8 that is in each weight.
 template <int R, int J>
-inline void group4(const uint8_t* w, const int8_t* x, size_t stride, Ahead& ahead,
+inline void group4(const uint8_t* w, int n, const int8_t* x, size_t stride, Ahead& ahead,
                    __m256i (&acc)[R][J]) {
   const __m256i low = _mm256_set1_epi8(15);
   EVERLOOP_UNROLL
@@ -77,7 +76,7 @@ inline void group4(const uint8_t* w, const int8_t* x, size_t stride, Ahead& ahea
     EVERLOOP_UNROLL
     for (int j = 0; j < J; ++j) acc[r][j] = _mm256_setzero_si256();
   for (int k = 0; k < kGroup; k += 8, w += 4 * kPanel) {
-    ahead.step();
+    if (n == 0) ahead.step();
     EVERLOOP_UNROLL
     for (int j = 0; j < J; ++j) {
       const __m256i packed = load_bytes(w + 32 * j);
@@ -110,7 +109,7 @@ inline void product4(const uint8_t* w, int groups, const int8_t* x, size_t strid
     w += 2 * kPanel;
     for (int n = 0; n < kPanel; n += 8 * J) {
       __m256i acc[R][J];
-      group4<R, J>(w + 4 * n, x, stride, ahead, acc);
+      group4<R, J>(w + 4 * n, n, x, stride, ahead, acc);
       EVERLOOP_UNROLL
       for (int j = 0; j < J; ++j) {
         const int at = n + 8 * j;

@@ -1,4 +1,4 @@
-// Products of one panel with up to kTileRows rows, with AVX-512 VNNI.
+// Products of one panel with a few rows, with AVX-512 VNNI.
 //
 // A tile of 6 rows x 64 outputs fills 24 of the 32 registers: each load of weights meets 6 rows.
 #pragma once
@@ -9,7 +9,7 @@
 
 namespace everloop::EVERLOOP_ISA {
 
-constexpr int kTileRows = 6;
+constexpr int kTileRows8 = 6, kTileRows4 = 5;
 
 inline __m512i broadcast4(const int8_t* x) {
   int32_t four;

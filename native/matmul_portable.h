@@ -1,4 +1,4 @@
-// Products of one panel with up to kTileRows rows, for any processor that the compiler knows.
+// Products of one panel with a few rows, for any processor that the compiler knows.
 //
 // 16-bit lanes hold two neighbouring inputs of an output. q * x is at most 127 * 127, so two of
 // them fit a lane, and in 4 bits all of a group.
@@ -11,7 +11,7 @@
 
 namespace everloop::EVERLOOP_ISA {
 
-constexpr int kTileRows = 4;
+constexpr int kTileRows8 = 4, kTileRows4 = 4;
 
 typedef int16_t Shorts __attribute__((vector_size(16)));
 typedef uint16_t Words __attribute__((vector_size(16)));
@@ -80,7 +80,7 @@ inline void product4(const uint8_t* w, int groups, const int8_t* x, size_t strid
     for (int r = 0; r < R; ++r)
       for (int k = 0; k < kGroup; k += 4) fours[r][k / 4] = broadcast4(x + r * stride + k);
     for (int n = 0; n < kPanel; n += 4) {
-      ahead.step();
+      if (n % 16 == 0) ahead.step();
       Shorts acc[R] = {};
       for (int k = 0; k < kGroup; k += 8) {
         const Words packed = load_words(weights + k / 8 * 4 * kPanel + 4 * n);
