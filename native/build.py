@@ -83,8 +83,12 @@ def build(target: Path = TARGET) -> Path:
                 extra = [f'-DEVERLOOP_FINGERPRINT="{fingerprint()}"']
                 jobs.append((source, Path(folder) / f"{source.stem}.o", extra))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(lambda job: _run([cxx, *COMMON, *job[2], "-c", str(job[0]),
-                                            "-o", str(job[1])]), jobs))
+            list(
+                pool.map(
+                    lambda job: _run([cxx, *COMMON, *job[2], "-c", str(job[0]), "-o", str(job[1])]),
+                    jobs,
+                )
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         # A library that a running engine has loaded must not change under it: a new file, renamed.
         fresh = target.with_name(f".{target.name}.{os.getpid()}")

@@ -92,6 +92,13 @@ class Settings:
     remote_model: str | None = _setting(
         None, "text", "models", "Model to ask `remote_url` for; without it, the name called."
     )
+    quantization: str = _setting(
+        "auto",
+        "choice",
+        "engine",
+        "Weights in int8 or int4, or none (float32); auto: int8 where the compiled kernels run.",
+        choices=("auto", "none", "int8", "int4"),
+    )
     threads: int = _setting(
         0,
         "int",
@@ -110,7 +117,7 @@ class Settings:
         minimum=0,
     )
     prefill_chunk: int = _setting(
-        256, "int", "engine", "Prompt tokens computed per step.", minimum=16, maximum=65536
+        512, "int", "engine", "Prompt tokens computed per step, at most.", minimum=16, maximum=65536
     )
     max_queue: int = _setting(
         256, "int", "engine", "Requests that may wait; the next one gets a 429.", minimum=0

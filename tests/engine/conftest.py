@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from everloop.engine.native.backend import Backend, Choice
+from everloop.engine.native.compiled import CompiledBackend
 from everloop.engine.native.core import Core
+from everloop.engine.native.eager import EagerBackend
 from everloop.engine.native.jobs import Event, GenerateJob, Job
+from everloop.engine.native.packed import open_packed
 from everloop.engine.native.runner import Runner
-from everloop.engine.native.sampler import Choice
 from everloop.engine.native.worker import text_table
 from everloop.model import checkpoint
 from everloop.model.config import ModelConfig
@@ -80,14 +86,48 @@ def model(model_dir: Path) -> Transformer:
     return checkpoint.load(model_dir)[1]
 
 
-@pytest.fixture
-def make_core(model_dir: Path) -> Callable[..., Core]:
-    """A fresh core over the small model."""
+MakeBackend = Callable[[int], Backend]
 
-    def make(*, blocks: int = 64, max_running: int = 16, chunk: int = 64) -> Core:
-        config, weights = checkpoint.load(model_dir)
-        runner = Runner(config, weights, blocks=blocks, block_size=BLOCK)
-        return Core(runner, max_running=max_running, chunk=chunk)
+
+def eager_backend(model_dir: Path, tokens: int) -> EagerBackend:
+    """Float32 in PyTorch, which the model itself is the oracle for."""
+    config, weights = checkpoint.load(model_dir)
+    return EagerBackend(Runner(config, weights, blocks=tokens // BLOCK, block_size=BLOCK))
+
+
+@pytest.fixture
+def exact_core(model_dir: Path) -> Callable[..., Core]:
+    """A fresh core over the small model in float32."""
+
+    def make(*, tokens: int = 1024, max_running: int = 16, chunk: int = 64) -> Core:
+        return Core(eager_backend(model_dir, tokens), max_running=max_running, chunk=chunk)
+
+    return make
+
+
+@pytest.fixture(scope="session", params=["eager", "int8", "int4"])
+def make_backend(
+    request: pytest.FixtureRequest, model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> MakeBackend:
+    """A fresh backend over the small model whose cache holds so many tokens: every kind."""
+    if request.param == "eager":
+        return functools.partial(eager_backend, model_dir)
+    bits = int(request.param[-1])
+    packed = open_packed(model_dir, None, bits=bits, cache=tmp_path_factory.mktemp("packed"))
+
+    def compiled(tokens: int) -> Backend:
+        blocks = tokens // CompiledBackend.block_size
+        return CompiledBackend(packed, blocks=blocks, threads=1, max_rows=2048)
+
+    return compiled
+
+
+@pytest.fixture
+def make_core(make_backend: MakeBackend) -> Callable[..., Core]:
+    """A fresh core over the small model; `tokens` is what its cache holds."""
+
+    def make(*, tokens: int = 1024, max_running: int = 16, chunk: int = 64) -> Core:
+        return Core(make_backend(tokens), max_running=max_running, chunk=chunk)
 
     return make
 
@@ -129,3 +169,29 @@ def drain(core: Core, *jobs: Job, steps: int = 10_000) -> dict[int, list[Event]]
 def ids_of(events: list[Event]) -> list[int]:
     """The tokens of one job's events."""
     return [token for event in events for token, _, _ in event.tokens or ()]
+
+
+def poison_token(backend: Backend, token: int) -> None:
+    """Makes a token's embedding NaN."""
+    if isinstance(backend, EagerBackend):
+        backend.runner._embedding = backend.runner._embedding.clone()
+        backend.runner._embedding[token] = torch.nan
+        return
+    assert isinstance(backend, CompiledBackend)
+    model, native = backend._packed, backend._native
+    matrix = model.matrix("embedding")
+    data = np.empty(len(matrix.data) + 64, np.uint8)
+    data = data[-data.ctypes.data % 64 :][: len(matrix.data)]
+    data[:] = matrix.data
+    panels = data.reshape(-(-matrix.outputs // 64), -1)
+    panels[token // 64, : 64 * 4].view(np.float32)[token % 64] = np.nan
+    poisoned = backend._matrix("embedding")
+    poisoned.data = data.ctypes.data
+    backend.poisoned = data  # type: ignore[attr-defined]  # as long as the backend
+    native.model_ends(
+        backend._model,
+        ctypes.byref(poisoned),
+        ctypes.byref(backend._matrix("head")),
+        model.array("norm"),
+        model.array("frequencies"),
+    )

@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from everloop.engine.native.backend import Backend, Choice
 from everloop.engine.native.core import Core
 from everloop.engine.native.jobs import EmbedJob, GenerateJob, ScoreJob
-from everloop.engine.native.runner import Runner
-from everloop.engine.native.sampler import Choice
-from everloop.model import checkpoint
 from everloop.model.tokenizer import Tokenizer
 from everloop.model.transformer import Transformer
-from tests.engine.conftest import BLOCK, drain, generate_job, ids_of
+from tests.engine.conftest import BLOCK, MakeBackend, drain, generate_job, ids_of, poison_token
 
 MakeCore = Callable[..., Core]
 PROMPT = "今天天气怎么样？ The weather is fine."
@@ -78,7 +75,7 @@ def test_a_seeded_request_is_the_same_alone_and_among_15_others(
     assert run(make_core(chunk=chunk), others(15, table)) == alone
     assert run(make_core(chunk=chunk, max_running=3), others(15, table, seed=1)) == alone
     # So few blocks that sequences are thrown out and computed again.
-    assert run(make_core(chunk=chunk, blocks=17), others(15, table, seed=2)) == alone
+    assert run(make_core(chunk=chunk, tokens=288), others(15, table, seed=2)) == alone
 
 
 def test_seeds_differ_and_repeat(
@@ -93,9 +90,9 @@ def test_seeds_differ_and_repeat(
 
 
 def test_sampled_tokens_follow_the_models_distribution(
-    make_core: MakeCore, prompt: list[int], table: list[bytes], model: Transformer
+    exact_core: MakeCore, prompt: list[int], table: list[bytes], model: Transformer
 ) -> None:
-    core = make_core(max_running=64)
+    core = exact_core(max_running=64)
     n = 600
     jobs = [generate_job(i, prompt, table, 1, choice=hot(top_k=4), seed=i) for i in range(n)]
     events = drain(core, *jobs)
@@ -128,7 +125,8 @@ def test_an_end_token_ends_and_is_counted_but_not_shown(
     events = drain(core, generate_job(1, prompt, table, 12, eos=frozenset({eos})))[1]
     assert ids_of(events) == free[:first]
     assert events[-1].finish == "stop"
-    assert events[-1].usage == (len(prompt), first + 1, 0)
+    assert events[-1].usage is not None
+    assert events[-1].usage[:2] == (len(prompt), first + 1)
 
 
 def test_stop_string_across_tokens_ends_the_text_before_it(
@@ -146,10 +144,10 @@ def test_stop_string_across_tokens_ends_the_text_before_it(
 
 
 def test_logprobs_are_the_models_own(
-    make_core: MakeCore, prompt: list[int], table: list[bytes], model: Transformer
+    exact_core: MakeCore, prompt: list[int], table: list[bytes], model: Transformer
 ) -> None:
     job = generate_job(1, prompt, table, 15, choice=hot(logit_bias={5: 3.0}), logprobs=4)
-    tokens = [t for e in drain(make_core(), job)[1] for t in e.tokens or ()]
+    tokens = [t for e in drain(exact_core(), job)[1] for t in e.tokens or ()]
     ids = [t for t, _, _ in tokens]
     with torch.inference_mode():
         want = model(torch.tensor([prompt + ids]))[0].log_softmax(-1)[len(prompt) - 1 : -1]
@@ -161,14 +159,14 @@ def test_logprobs_are_the_models_own(
 
 @pytest.mark.parametrize("max_tokens", [0, 3])
 def test_echo_with_logprobs(
-    make_core: MakeCore,
+    exact_core: MakeCore,
     prompt: list[int],
     table: list[bytes],
     model: Transformer,
     max_tokens: int,
 ) -> None:
     job = generate_job(1, prompt, table, max_tokens, echo=True, logprobs=1)
-    events = drain(make_core(chunk=7), job)[1]
+    events = drain(exact_core(chunk=7), job)[1]
     assert events[0].text.startswith(PROMPT)
     tokens = [t for e in events for t in e.tokens or ()]
     assert [t for t, _, _ in tokens[: len(prompt)]] == prompt
@@ -182,13 +180,13 @@ def test_echo_with_logprobs(
 
 
 def test_scores_are_sums_of_the_models_logprobs(
-    make_core: MakeCore, tokenizer: Tokenizer, model: Transformer
+    exact_core: MakeCore, tokenizer: Tokenizer, model: Transformer
 ) -> None:
     prompt = tokenizer.encode(PROMPT * 4)
     assert len(prompt) > 2 * BLOCK
     texts = [tokenizer.encode(t) for t in ("好", "天气很好，我们去公园", " rain", "")]
-    core = make_core(chunk=23)
-    [event] = drain(core, ScoreJob(1, prompt=prompt, continuations=texts, block_size=BLOCK))[1]
+    core = exact_core(chunk=23)
+    [event] = drain(core, ScoreJob(1, prompt=prompt, continuations=texts))[1]
     assert event.scores is not None
     for text, scores in zip(texts, event.scores, strict=True):
         with torch.inference_mode():
@@ -198,9 +196,7 @@ def test_scores_are_sums_of_the_models_logprobs(
     assert core.blocks.used == 0
     # The same bits with one continuation at a time, where nothing is shared.
     for text, scores in zip(texts, event.scores, strict=True):
-        [single] = drain(core, ScoreJob(2, prompt=prompt, continuations=[text], block_size=BLOCK))[
-            2
-        ]
+        [single] = drain(core, ScoreJob(2, prompt=prompt, continuations=[text]))[2]
         assert single.scores == [scores]
 
 
@@ -209,33 +205,34 @@ def test_the_prompt_of_many_continuations_is_computed_once(
 ) -> None:
     core = make_core()
     rows = 0
-    forward = core.runner.forward
+    forward = core.backend.forward
 
-    def counted(batch: list[object]) -> torch.Tensor:
+    def counted(batch: list[object]) -> list[bool]:
         nonlocal rows
         rows += sum(len(r.ids) for r in batch)  # type: ignore[attr-defined]
         return forward(batch)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(core.runner, "forward", counted)
-    long = (prompt * 5)[: 3 * BLOCK + 1]
+    monkeypatch.setattr(core.backend, "forward", counted)
+    size = core.backend.block_size
+    long = (prompt * 5)[: 3 * size + 1]
     texts = [[i, i] for i in range(10)]
-    drain(core, ScoreJob(1, prompt=long, continuations=texts, block_size=BLOCK))
-    assert rows == 3 * BLOCK + 10 * 2
+    drain(core, ScoreJob(1, prompt=long, continuations=texts))
+    assert rows == 3 * size + 10 * 2
 
 
 @pytest.mark.parametrize("chunk", [3, 64])
 def test_embeddings_are_mean_hidden_states_of_length_one(
-    make_core: MakeCore, tokenizer: Tokenizer, model: Transformer, chunk: int
+    exact_core: MakeCore, tokenizer: Tokenizer, model: Transformer, chunk: int
 ) -> None:
     texts = [tokenizer.encode(t) for t in ("今天天气很好", "a", "The park is near. " * 6)]
-    [event] = drain(make_core(chunk=chunk), EmbedJob(1, texts=texts))[1]
+    [event] = drain(exact_core(chunk=chunk), EmbedJob(1, texts=texts))[1]
     assert event.vectors is not None
     for text, vector in zip(texts, event.vectors, strict=True):
         with torch.inference_mode():
             want = model.hidden(torch.tensor([text]))[0].mean(0)
         assert math.hypot(*vector) == pytest.approx(1)
         assert vector == pytest.approx((want / want.norm()).tolist(), abs=1e-5)
-    assert event.vectors == drain(make_core(), EmbedJob(1, texts=texts))[1][0].vectors
+    assert event.vectors == drain(exact_core(), EmbedJob(1, texts=texts))[1][0].vectors
 
 
 def test_cancel_frees_the_blocks_at_once(
@@ -256,7 +253,7 @@ def test_cancel_frees_the_blocks_at_once(
 def test_a_hundred_cancels_leave_nothing(
     make_core: MakeCore, prompt: list[int], table: list[bytes]
 ) -> None:
-    core = make_core(blocks=24, max_running=8)
+    core = make_core(tokens=384, max_running=8)
     rng = random.Random(0)
     alive: list[int] = []
     for key in range(100):
@@ -275,9 +272,8 @@ def test_a_hundred_cancels_leave_nothing(
 
 
 @pytest.fixture(scope="module")
-def small_runner(model_dir: Path) -> Runner:
-    config, model = checkpoint.load(model_dir)
-    return Runner(config, model, blocks=18, block_size=BLOCK)
+def small_backend(make_backend: MakeBackend) -> Backend:
+    return make_backend(288)
 
 
 @given(st.lists(st.sampled_from("ggseceXxx..."), max_size=40), st.randoms())
@@ -285,9 +281,9 @@ def small_runner(model_dir: Path) -> Runner:
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_any_order_of_work_leaves_no_block(
-    small_runner: Runner, table: list[bytes], steps: list[str], rng: random.Random
+    small_backend: Backend, table: list[bytes], steps: list[str], rng: random.Random
 ) -> None:
-    core = Core(small_runner, max_running=5, chunk=20)
+    core = Core(small_backend, max_running=5, chunk=20)
     alive: set[int] = set()
     for key, step in enumerate(steps):
         ids = [rng.randrange(300) for _ in range(rng.randint(1, 150))]
@@ -295,7 +291,7 @@ def test_any_order_of_work_leaves_no_block(
             core.submit(generate_job(key, ids, table, rng.randint(1, 100), choice=hot(), seed=key))
         elif step == "s":
             texts = [[1] * rng.randint(1, 30) for _ in range(rng.randint(0, 5))]
-            core.submit(ScoreJob(key, prompt=ids, continuations=texts, block_size=BLOCK))
+            core.submit(ScoreJob(key, prompt=ids, continuations=texts))
         elif step == "e":
             core.submit(EmbedJob(key, texts=[ids, ids[:3]]))
         elif step == "c" and alive:
@@ -307,19 +303,17 @@ def test_any_order_of_work_leaves_no_block(
             alive.add(key)
     drain(core)
     assert core.blocks.used == 0
-    assert not core.scheduler._prefixes
 
 
 def test_nan_ends_that_request_and_no_other(
     make_core: MakeCore, prompt: list[int], table: list[bytes]
 ) -> None:
-    core = make_core(blocks=20)
+    core = make_core(tokens=320)
     want = ids_of(drain(core, generate_job(1, prompt, table, 30))[1])
     poison = 299
-    core.runner._embedding = core.runner._embedding.clone()
-    core.runner._embedding[poison] = torch.nan
+    poison_token(core.backend, poison)
     bad = [generate_job(10 + i, [poison, *prompt][:n], table, 30) for i, n in enumerate((1, 9, 40))]
-    score = ScoreJob(20, prompt=prompt, continuations=[[1, 2], [3, poison, 4]], block_size=BLOCK)
+    score = ScoreJob(20, prompt=prompt, continuations=[[1, 2], [3, poison, 4]])
     embed = EmbedJob(21, texts=[prompt, [poison]])
     events = drain(core, bad[0], generate_job(1, prompt, table, 30), *bad[1:], score, embed)
     assert ids_of(events[1]) == want

@@ -12,11 +12,11 @@ EACH = 3 * 2 * 2 * 24 * 4
 
 
 def blocks(available: int, **changes: int) -> int:
-    return plan_blocks(CONFIG, NativeOptions(block_size=16, **changes), available)
+    return plan_blocks(CONFIG, NativeOptions(**changes), available, block_size=16, width=4)
 
 
 def test_bytes_of_a_token() -> None:
-    assert token_bytes(CONFIG) == EACH
+    assert token_bytes(CONFIG, width=4) == EACH
 
 
 def test_derived_from_the_load_or_from_half_of_the_memory() -> None:

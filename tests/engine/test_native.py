@@ -288,13 +288,15 @@ def test_cancel_in_mid_stream_frees_its_memory(shared: Shared) -> None:
 
 def test_cancel_ends_whoever_still_iterates(shared: Shared) -> None:
     async def body(engine: NativeEngine) -> None:
+        before = [await engine.generate(LONG) for _ in range(60)]  # far more than run together
         generation = await engine.generate(LONG)
         reading = asyncio.create_task(collect(generation))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0)
         await generation.cancel()
         async with asyncio.timeout(5):
             chunks = await reading
         assert all(c.finish_reason is None for c in chunks)
+        await asyncio.gather(*[g.cancel() for g in before])
 
     shared(body)
 
@@ -363,5 +365,24 @@ def test_a_model_with_nan_answers_with_an_error_and_lives_on(
             await engine.score(ScoreRequest(prompt=(5,), continuations=((7, 5),)))
         assert engine.status().restarts == 0
 
-    with_engine(tmp_path / "nan", body)
+    with_engine(tmp_path / "nan", body, quantization="none")
     assert "req-9" in caplog.text
+
+
+def test_weights_that_are_no_numbers_are_refused_when_packed(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    from everloop.model import checkpoint
+
+    config, model = checkpoint.load(model_dir)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 5] = torch.inf
+    checkpoint.save(tmp_path / "inf", model, config, tokenizer_dir=model_dir)
+
+    async def body(engine: NativeEngine) -> None:
+        raise AssertionError("such a model must not start")
+
+    with pytest.raises(EverloopError, match=r"up_proj.*row 83, column 5"):
+        with_engine(tmp_path / "inf", body, quantization="int8")

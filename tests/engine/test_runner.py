@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,11 @@ import torch
 from torch import Tensor
 
 from everloop.engine.native import runner as runner_module
+from everloop.engine.native.backend import Rows
 from everloop.engine.native.core import Core
+from everloop.engine.native.eager import EagerBackend
 from everloop.engine.native.linear import CANDIDATES, Kind
-from everloop.engine.native.runner import Rows, Runner
+from everloop.engine.native.runner import Runner
 from everloop.model import checkpoint
 from everloop.model.transformer import Transformer
 from tests.engine.conftest import drain, generate_job, ids_of
@@ -51,7 +52,7 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(layout: str, tmp_pat
         want = oracle.generate(  # type: ignore[operator]
             ids, max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0
         )[0, 40:].tolist()
-    core = Core(runner, max_running=4, chunk=16)
+    core = Core(EagerBackend(runner), max_running=4, chunk=16)
     core.submit(generate_job(1, ids[0].tolist(), [b"x"] * 97, max_tokens=24))
     assert ids_of(drain(core)[1]) == want
 
@@ -116,13 +117,11 @@ def test_attention_token_by_token_where_chunks_would_not_be_exact(model_dir: Pat
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_invariant_on_any_number_of_threads(
-    make_core: Callable[..., Core], table: list[bytes], threads: int
-) -> None:
+def test_invariant_on_any_number_of_threads(model_dir: Path, threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        runner = make_core().runner
+        runner = runner_for(model_dir)
         ids = sample_ids(LENGTH, 1)[0].tolist()
         assert torch.equal(
             logits(runner, ids, [LENGTH]), logits(runner, ids, [1] * 5 + [80] + [5], 20)

@@ -121,6 +121,8 @@ class EnginePool:
     def _native(self, version: ModelVersion) -> Engine:
         settings = self._settings
         options = NativeOptions(
+            quantization=settings.quantization,
+            cache_dir=str(settings.home / "cache" / "packed"),
             threads=settings.threads,
             max_running=settings.max_running,
             max_queue=settings.max_queue,

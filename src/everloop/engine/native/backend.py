@@ -1,4 +1,4 @@
-"""What computes a step: one interface, in compiled kernels (`compiled`) or in PyTorch (`torch_`)."""
+"""What computes a step: one interface, in compiled kernels (`compiled`) or in PyTorch (`eager`)."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ class Rows:
     table: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Choice:
-    """How a request's tokens are sampled: `interface.Sampling`, and the prompt's tokens where
-    repetition_penalty needs them."""
+    """How one request is sampled: `interface.Sampling`, and what penalties need to know."""
 
     temperature: float
     top_p: float = 1.0
@@ -39,11 +38,26 @@ class Choice:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
-    prompt: frozenset[int] = frozenset()
+    prompt: frozenset[int] = frozenset()  # for repetition_penalty
+    output: dict[int, int] = field(default_factory=dict)  # counts, for all three penalties
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether output counts matter."""
+        return bool(
+            self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0
+        )
+
+    @property
+    def filters(self) -> bool:
+        """Whether a part of the vocabulary is cut off."""
+        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
 
 
-class Sampler(ABC):  # noqa: B024  each backend has its own and gets back none but these
-    """One request's rules, noise and memory of its output."""
+class Sampler:
+    """One request's rules, noise and memory of its output; each backend has its own kind."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,9 +46,7 @@ class CompiledSampler(Sampler):
         ids = _ints(choice.logit_bias)
         values = np.fromiter(choice.logit_bias.values(), np.float32, len(choice.logit_bias))
         self._free = native.sampler_free
-        self.handle = native.sampler_new(
-            c.byref(rules), prompt, len(prompt), ids, values, len(ids)
-        )
+        self.handle = native.sampler_new(c.byref(rules), prompt, len(prompt), ids, values, len(ids))
         if not self.handle:
             raise MemoryError
 
@@ -63,7 +61,13 @@ class CompiledBackend(Backend):
     block_size = 32  # kBlock
 
     def __init__(
-        self, model: PackedModel, *, blocks: int, threads: int, max_rows: int, isa: str | None = None
+        self,
+        model: PackedModel,
+        *,
+        blocks: int,
+        threads: int,
+        max_rows: int,
+        isa: str | None = None,
     ) -> None:
         """`max_rows` bounds the tokens of one batch."""
         self._native: Any = library.load(isa)
@@ -114,11 +118,7 @@ class CompiledBackend(Backend):
         ids = _flat([rows.ids for rows in batch])
         tables = _flat([rows.table for rows in batch])
         fine = np.empty(len(batch), np.uint8)
-        self._check(
-            self._native.forward(
-                self._model, pieces, len(batch), ids, tables, fine
-            )
-        )
+        self._check(self._native.forward(self._model, pieces, len(batch), ids, tables, fine))
         return cast(list[bool], fine.astype(bool).tolist())
 
     def hidden(self, rows: Sequence[int]) -> Floats:
@@ -255,4 +255,3 @@ def _ints(values: Any) -> npt.NDArray[np.int32]:
 
 def _flat(parts: Sequence[Any]) -> npt.NDArray[np.int32]:
     return np.fromiter(chain.from_iterable(parts), np.int32)
-

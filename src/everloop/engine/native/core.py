@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import time
 
+from everloop.engine.native.backend import Backend, Floats, Rows, Top, Writer
 from everloop.engine.native.blocks import BlockManager
-from everloop.engine.native.jobs import Event, GenerateJob, Job, ScoreJob, Top
-from everloop.engine.native.runner import Rows, Runner
-from everloop.engine.native.sampler import sample
+from everloop.engine.native.jobs import Event, GenerateJob, Job, ScoreJob
 from everloop.engine.native.scheduler import Scheduler
 from everloop.engine.native.sequence import Piece, Sequence
 
 SCORED_ROWS = 64
 """Rows whose logits are held at once while scoring: bounds memory for large vocabularies."""
+
+RUN_SECONDS = 0.008
+"""Streams write several tokens in one go, as many as fit this time: Python's share of a step stays
+small, and a new request or a cancelled one waits no longer than this."""
+
+RUN_STEPS = 32
+"""Steps of one go at most."""
 
 NOT_FINITE = "The model's numbers are not finite (NaN or infinity) for this request."
 
@@ -25,12 +30,13 @@ class Core:
     `cancel` ends a job and frees its blocks at once. Not thread-safe.
     """
 
-    def __init__(self, runner: Runner, *, max_running: int, chunk: int) -> None:
-        self.runner = runner
-        self.blocks = BlockManager(runner.cache.keys.shape[1], runner.block_size)
+    def __init__(self, backend: Backend, *, max_running: int, chunk: int) -> None:
+        self.backend = backend
+        self.blocks = BlockManager(backend.blocks, backend.block_size)
         self.scheduler = Scheduler(self.blocks, max_running=max_running, chunk=chunk)
         self._jobs: dict[int, Job] = {}
         self._ready: list[Event] = []  # of jobs that needed no step
+        self._step_seconds = RUN_SECONDS  # of one token for everyone, lately
 
     @property
     def busy(self) -> bool:
@@ -43,6 +49,8 @@ class Core:
         if isinstance(job, ScoreJob) and not job.sequences:
             self._ready.append(job.finish())
             return
+        if isinstance(job, GenerateJob):
+            job.sampler = self.backend.sampler(job.choice, job.seed)
         self._jobs[job.key] = job
         for sequence in job.sequences:
             self.scheduler.add(sequence)
@@ -55,14 +63,20 @@ class Core:
         self._drop(job)
         return job.usage()
 
-    @torch.inference_mode()
     def step(self) -> list[Event]:
         """Computes one batch. Events are in order for each job."""
         events, self._ready = self._ready, []
+        if not self._write(events):
+            self._compute(events)
+        return events
+
+    def _compute(self, events: list[Event]) -> None:
+        """One step of whatever the scheduler plans."""
         pieces = self.scheduler.plan()
         if not pieces:
-            return events
-        hidden = self.runner.forward(
+            return
+        began = time.perf_counter()
+        fine = self.backend.forward(
             [
                 Rows(
                     ids=p.sequence.tokens[p.start : p.start + p.length],
@@ -72,38 +86,84 @@ class Core:
                 for p in pieces
             ]
         )
-        self.scheduler.advance(pieces)
+        for piece, good in zip(pieces, fine, strict=True):
+            if not good:
+                self._fail(piece.sequence, events)
+        self.scheduler.advance([p for p, good in zip(pieces, fine, strict=True) if good])
         starts = _starts(pieces)
-        broken = self._broken(pieces, starts, hidden)
-        for sequence in broken:
-            self._fail(sequence, events)
         alive = [(p, i) for p, i in zip(pieces, starts, strict=True) if not p.sequence.job.done]
-        self._score(alive, hidden, events)
+        self._score(alive, events)
         for piece, i in alive:
             if piece.sequence.pools:
-                piece.sequence.job.pooled(piece.sequence, hidden[i : i + piece.length])
-        self._sample(alive, hidden, events)
+                hidden = self.backend.hidden(range(i, i + piece.length))
+                piece.sequence.job.pooled(piece.sequence, hidden)
+        self._sample(alive, events)
         for piece, _ in alive:
             sequence = piece.sequence
             if not sequence.left and not sequence.samples and not sequence.job.done:
                 self.scheduler.remove(sequence)
                 sequence.ended = True
                 self._emit(sequence.job, sequence.job.computed(sequence), events)
-        return events
+        prompts = [p.length for p in pieces if p.length > 1]
+        seconds = time.perf_counter() - began
+        self.scheduler.observe(sum(prompts), len(pieces) - len(prompts), seconds)
 
-    def _broken(self, pieces: list[Piece], starts: list[int], hidden: Tensor) -> list[Sequence]:
-        """Sequences with a NaN or an infinity in any row of theirs."""
-        fine = hidden.sum(-1).isfinite()
-        if bool(fine.all()):
-            return []
-        rows = fine.tolist()
-        return [
-            p.sequence
-            for p, i in zip(pieces, starts, strict=True)
-            if not all(rows[i : i + p.length])
-        ]
+    def _write(self, events: list[Event]) -> bool:
+        """Several steps in one go, where everyone just writes; False if that isn't so."""
+        running = self.scheduler.running
+        if not running or self.scheduler.idle_waiting:
+            return False
+        most = RUN_STEPS
+        jobs: list[GenerateJob] = []
+        for sequence in running:
+            job = sequence.job
+            if sequence.left != 1 or not isinstance(job, GenerateJob) or job.wants_logprob():
+                return False
+            if not sequence.samples or sequence.scored < len(sequence.targets):
+                return False
+            most = min(most, job.remaining)
+            jobs.append(job)
+        most = min(most, max(1, int(RUN_SECONDS / self._step_seconds)))
+        steps = self.scheduler.reserve(most)
+        if steps < 2:
+            return False
+        sequences = list(running)
+        began = time.perf_counter()
+        made = self.backend.write(
+            [
+                Writer(
+                    id=s.tokens[-1],
+                    position=s.computed,
+                    table=s.blocks,
+                    sampler=job.sampler,
+                    ends=job.eos,
+                )
+                for s, job in zip(sequences, jobs, strict=True)
+            ],
+            steps,
+        )
+        seconds = time.perf_counter() - began
+        self._step_seconds = seconds / len(made)
+        self.scheduler.observe(0, len(jobs), seconds, len(made))
+        for i, (sequence, job) in enumerate(zip(sequences, jobs, strict=True)):
+            self._take(sequence, job, [step[i] for step in made], events)
+        return True
 
-    def _score(self, alive: list[tuple[Piece, int]], hidden: Tensor, events: list[Event]) -> None:
+    def _take(
+        self, sequence: Sequence, job: GenerateJob, tokens: list[int], events: list[Event]
+    ) -> None:
+        """Hands a job the tokens written for it, the first of them after all that is computed of
+        the sequence but its last token."""
+        for token in tokens:
+            if token < 0:
+                self._fail(sequence, events)
+                return
+            sequence.computed += 1
+            self._emit(job, job.sampled(token, None, []), events)
+            if job.done:
+                return
+
+    def _score(self, alive: list[tuple[Piece, int]], events: list[Event]) -> None:
         """Log-probabilities of the targets among this step's rows."""
         wanted: list[tuple[Sequence, int, int]] = []  # sequence, row, target
         for piece, i in alive:
@@ -115,9 +175,10 @@ class Core:
                 wanted.append((sequence, i + position - piece.start, target))
         for k in range(0, len(wanted), SCORED_ROWS):
             some = wanted[k : k + SCORED_ROWS]
-            logits = self.runner.head(hidden[[row for _, row, _ in some]])
-            found = self._logprobs(
-                logits, [target for _, _, target in some], [s.job.top for s, _, _ in some]
+            found = self.backend.logprobs(
+                self.backend.logits([row for _, row, _ in some]),
+                [target for _, _, target in some],
+                [s.job.top for s, _, _ in some],
             )
             for (sequence, _, _), (logprob, top) in zip(some, found, strict=True):
                 if sequence.job.done:
@@ -128,57 +189,48 @@ class Core:
                 sequence.scored += 1
                 sequence.job.scored(sequence, logprob, top)
 
-    def _sample(self, alive: list[tuple[Piece, int]], hidden: Tensor, events: list[Event]) -> None:
+    def _sample(self, alive: list[tuple[Piece, int]], events: list[Event]) -> None:
         """The next token of every sequence whose tokens are all computed."""
-        last = [
-            (p.sequence.job, i + p.length - 1, p.sequence)
-            for p, i in alive
-            if p.sequence.samples and not p.sequence.left and not p.sequence.job.done
-        ]
+        last: list[tuple[GenerateJob, int, Sequence]] = []
+        for piece, i in alive:
+            sequence, job = piece.sequence, piece.sequence.job
+            if sequence.samples and not sequence.left and not job.done:
+                assert isinstance(job, GenerateJob)
+                last.append((job, i + piece.length - 1, sequence))
         if not last:
             return
-        logits = self.runner.head(hidden[[row for _, row, _ in last]])
-        fine = logits.sum(-1).isfinite().tolist()
-        if not all(fine):
-            for (_, _, sequence), good in zip(last, fine, strict=True):
-                if not good:
-                    self._fail(sequence, events)
-            keep = [i for i, good in enumerate(fine) if good]
-            if not keep:
-                return
-            last, logits = [last[i] for i in keep], logits[keep]
-        jobs = [job for job, _, _ in last if isinstance(job, GenerateJob)]
-        tokens = sample(logits, [j.choice for j in jobs], [j.draw() for j in jobs])
+        logits = self.backend.logits([row for _, row, _ in last])
+        drawn = self.backend.verify(logits, [j.sampler for j, _, _ in last], [()] * len(last))
+        found = self._chosen(logits, [job for job, _, _ in last], [t for (t,) in drawn])
+        for (job, _, sequence), (token,), (logprob, top) in zip(last, drawn, found, strict=True):
+            if token < 0:
+                self._fail(sequence, events)
+            else:
+                self._emit(job, job.sampled(token, logprob, top), events)
+
+    def _chosen(
+        self, logits: Floats, jobs: list[GenerateJob], tokens: list[int]
+    ) -> list[tuple[float | None, Top]]:
+        """Log-probabilities of sampled tokens, where they were asked for."""
         found: list[tuple[float | None, Top]] = [(None, [])] * len(jobs)
-        asked = [i for i, job in enumerate(jobs) if job.wants_logprob()]
+        asked = [i for i, job in enumerate(jobs) if job.wants_logprob() and tokens[i] >= 0]
         if asked:
-            values = self._logprobs(
-                logits[asked], [tokens[i] for i in asked], [jobs[i].top for i in asked]
+            values = self.backend.logprobs(
+                logits if len(asked) == len(jobs) else logits[asked],
+                [tokens[i] for i in asked],
+                [jobs[i].top for i in asked],
             )
             for i, value in zip(asked, values, strict=True):
                 found[i] = value
-        for job, token, (logprob, top) in zip(jobs, tokens, found, strict=True):
-            self._emit(job, job.sampled(token, logprob, top), events)
-
-    def _logprobs(
-        self, logits: Tensor, targets: list[int], tops: list[int]
-    ) -> list[tuple[float, Top]]:
-        """log p of each row's target under the model itself, and the row's best tokens."""
-        logprobs = logits.log_softmax(-1)
-        own = logprobs.gather(1, torch.tensor(targets)[:, None])[:, 0].tolist()
-        most = min(max(tops), logits.shape[-1])
-        if not most:
-            return [(value, []) for value in own]
-        values, ids = logprobs.topk(most, dim=-1)
-        rows = zip(own, ids.tolist(), values.tolist(), tops, strict=True)
-        return [(o, list(zip(i[:n], v[:n], strict=True))) for o, i, v, n in rows]
+        return found
 
     def _fail(self, sequence: Sequence, events: list[Event]) -> None:
-        """Ends a job whose numbers broke, and cleans the blocks that may hold them."""
+        """Ends a job whose numbers broke, and cleans the blocks that may hold them: those after
+        what was computed before, which others may share."""
         job = sequence.job
         if not job.done:
             job.done = True
-            self.runner.cache.clear([b for s in job.sequences for b in s.blocks])
+            self.backend.clear(sequence.blocks[sequence.computed // self.backend.block_size :])
             self._emit(job, Event(key=job.key, error=NOT_FINITE, usage=job.usage()), events)
 
     def _emit(self, job: Job, event: Event | None, events: list[Event]) -> None:

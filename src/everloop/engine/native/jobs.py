@@ -11,21 +11,17 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from everloop.engine.interface import FinishReason
+from everloop.engine.native.backend import Choice, Floats, Sampler, Top
 from everloop.engine.native.frames import Message
-from everloop.engine.native.noise import uniform
-from everloop.engine.native.sampler import Choice
 from everloop.engine.native.sequence import Sequence
 from everloop.engine.native.text import Released, TextStream
 
 TokenBytes = Callable[[int], bytes]
 """Text bytes of a token; empty for special tokens, which are never shown."""
-
-Top = list[tuple[int, float]]
-"""Most likely tokens with their log-probabilities, best first."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,7 +74,7 @@ class Job(ABC):
         """Takes a sampled token."""
         raise AssertionError("this job samples nothing")
 
-    def pooled(self, sequence: Sequence, hidden: Tensor) -> None:
+    def pooled(self, sequence: Sequence, hidden: Floats) -> None:
         """Takes hidden states (tokens, C) of the sequence's next tokens."""
         raise AssertionError("this job pools nothing")
 
@@ -93,6 +89,8 @@ class Job(ABC):
 
 class GenerateJob(Job):
     """One continuation of one prompt."""
+
+    sampler: Sampler  # the backend's, from `Core.submit` on
 
     def __init__(
         self,
@@ -127,9 +125,10 @@ class GenerateJob(Job):
             sequence.targets = list(prompt[1:])
         self.sequences = [sequence]
 
-    def draw(self) -> float:
-        """The noise for the next token."""
-        return uniform(self.seed, self._count)
+    @property
+    def remaining(self) -> int:
+        """Tokens that may still be written."""
+        return self._max_tokens - self._count
 
     def wants_logprob(self) -> bool:
         return self._logprobs
@@ -143,8 +142,6 @@ class GenerateJob(Job):
     def sampled(self, token: int, logprob: float | None, top: Top) -> Event | None:
         before = self._echo_once()
         self._count += 1
-        counts = self.choice.output
-        counts[token] = counts.get(token, 0) + 1
         if token in self.eos:
             return self._event(self._stream.flush(), "stop", before)
         self._unsent.append((token, logprob, top))
@@ -252,26 +249,26 @@ class EmbedJob(Job):
             Sequence(job=self, number=i, tokens=list(text), pools=True)
             for i, text in enumerate(texts)
         ]
-        self._sums: list[Tensor | None] = [None] * len(texts)
+        self._sums: list[npt.NDArray[np.float64] | None] = [None] * len(texts)
         self._vectors: list[list[float]] = [[] for _ in texts]
         self._left = len(texts)
 
     def usage(self) -> tuple[int, int, int]:
         return sum(len(s.tokens) for s in self.sequences), 0, 0
 
-    def pooled(self, sequence: Sequence, hidden: Tensor) -> None:
+    def pooled(self, sequence: Sequence, hidden: Floats) -> None:
         # One token after the other in float64: the same sum however the text was cut in chunks.
         # A preempted sequence begins again.
-        rows = hidden.double()
+        rows = hidden.astype(np.float64)
         before = self._sums[sequence.number]
         if before is not None and sequence.computed > hidden.shape[0]:
-            rows = torch.cat((before[None], rows))
+            rows = np.concatenate((before[None], rows))
         self._sums[sequence.number] = rows.cumsum(0)[-1]
 
     def computed(self, sequence: Sequence) -> Event | None:
         total = self._sums[sequence.number]
         assert total is not None
-        self._vectors[sequence.number] = (total / total.norm()).tolist()
+        self._vectors[sequence.number] = (total / np.linalg.norm(total)).tolist()
         self._left -= 1
         if self._left:
             return None

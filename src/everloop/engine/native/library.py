@@ -30,7 +30,6 @@ class Array:
         return c.c_void_p(array.ctypes.data)
 
 
-
 class Shape(c.Structure):
     """`everloop::Shape`."""
 
@@ -124,9 +123,6 @@ class Library:
             function = getattr(handle, f"everloop_{name}")
             function.restype, function.argtypes = result, arguments
             setattr(self, name, function)
-
-    def __getattr__(self, name: str) -> c._CFuncPtr:
-        raise AttributeError(name)
 
 
 class Missing(Exception):

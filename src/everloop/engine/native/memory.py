@@ -12,18 +12,18 @@ from everloop.model.config import ModelConfig
 SMALLEST = 256
 """An engine that can't hold a context of this many tokens isn't started."""
 
-FLOAT32 = 4
+
+def token_bytes(config: ModelConfig, *, width: int) -> int:
+    """Bytes of keys and values, `width` bytes a number, that one token takes in all layers."""
+    return config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * width
 
 
-def token_bytes(config: ModelConfig) -> int:
-    """Bytes of keys and values that one token takes in all layers."""
-    return config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * FLOAT32
-
-
-def plan_blocks(config: ModelConfig, options: NativeOptions, available: int) -> int:
+def plan_blocks(
+    config: ModelConfig, options: NativeOptions, available: int, *, block_size: int, width: int
+) -> int:
     """Blocks to allocate with `available` bytes of memory free; InvalidRequest with the numbers
     if the configuration can't work."""
-    each = token_bytes(config)
+    each = token_bytes(config, width=width)
     context = config.max_position_embeddings
     if options.kv_tokens:
         tokens = options.kv_tokens
@@ -46,7 +46,7 @@ def plan_blocks(config: ModelConfig, options: NativeOptions, available: int) -> 
                 f"of the free memory is {_mb(available // 2)}. Free some, or use a smaller model.",
                 param="kv_tokens",
             )
-    return -(-tokens // options.block_size)
+    return -(-tokens // block_size)
 
 
 def available_memory() -> int:

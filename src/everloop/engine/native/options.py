@@ -9,6 +9,10 @@ from dataclasses import dataclass
 class NativeOptions:
     """Sizes and limits of one native engine."""
 
+    quantization: str = "auto"
+    """Weights as int8, int4 or none (float32); auto: int8 where the compiled kernels run."""
+    cache_dir: str | None = None
+    """Folder for weights packed for the kernels; None: one in the system's temporary folder."""
     threads: int = 0
     """CPU threads for matrix products; 0: all that this process may use, one for
     models so small that more would wait for each other."""
@@ -19,10 +23,10 @@ class NativeOptions:
     kv_tokens: int = 0
     """Tokens the key-value cache holds; 0: max_running full contexts, at most half of the free
     memory."""
-    prefill_chunk: int = 256
-    """Prompt tokens computed per step."""
+    prefill_chunk: int = 512
+    """Prompt tokens computed per step at most."""
     block_size: int = 32
-    """Tokens in a block of the cache."""
+    """Tokens in a block of the cache, where PyTorch computes."""
     start_seconds: float = 180.0
     """Time to load the model."""
     hang_seconds: float = 60.0

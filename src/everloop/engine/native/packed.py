@@ -96,9 +96,7 @@ class PackedModel:
         return PackedMatrix(bits=bits, outputs=outputs, inputs=inputs, data=data, bias=bias)
 
 
-def open_packed(
-    directory: Path, adapter: Path | None, *, bits: int, cache: Path
-) -> PackedModel:
+def open_packed(directory: Path, adapter: Path | None, *, bits: int, cache: Path) -> PackedModel:
     """The packed form of a model directory (with an adapter merged in): from `cache` if it is
     there and whole, otherwise packed now, in a process of its own, so that PyTorch and the
     unpacked weights leave no trace in this one's memory."""

@@ -73,9 +73,7 @@ def parts_of(config: ModelConfig, bits: int) -> list[Part]:
     return parts
 
 
-def pack_model(
-    config: ModelConfig, model: Transformer, path: Path, *, bits: int, key: str
-) -> None:
+def pack_model(config: ModelConfig, model: Transformer, path: Path, *, bits: int, key: str) -> None:
     """Writes the packed form of `model` to `path`. Raises DataError for a weight that is NaN or
     infinite."""
     native: Any = library.load()
@@ -132,9 +130,7 @@ def _matrix(
 
     def some(first: int, last: int) -> int:
         place = out[first * each : last * each]
-        return int(
-            native.pack(part.bits, weight, outputs, inputs, part.gate, first, last, place)
-        )
+        return int(native.pack(part.bits, weight, outputs, inputs, part.gate, first, last, place))
 
     step = max(1, panels // (4 * (os.cpu_count() or 1)))
     ranges = [(first, min(first + step, panels)) for first in range(0, panels, step)]

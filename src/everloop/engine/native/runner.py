@@ -7,7 +7,6 @@ input joined: query, key and value in one, gate and up in one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -15,20 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everloop.engine.native.attention import BlockCache, Group, attend, make_group
+from everloop.engine.native.backend import Rows
 from everloop.engine.native.linear import Kind, choose
 from everloop.model.config import ModelConfig
 from everloop.model.rope import rope_tables
 from everloop.model.transformer import Block, RMSNorm, Transformer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
-    """Consecutive tokens of one sequence to compute: `ids` at positions start, start + 1, …; their
-    keys go to the blocks of `table`, which covers at least start + len(ids) tokens."""
-
-    ids: Sequence[int]
-    start: int
-    table: list[int]
 
 
 class Runner:
@@ -108,7 +98,7 @@ class Runner:
         single: list[tuple[int, list[int]]] = []  # position, table
         start = 0
         for rows in batch:
-            table = rows.table[: -(-(rows.start + len(rows.ids)) // self.block_size)]
+            table = list(rows.table[: -(-(rows.start + len(rows.ids)) // self.block_size)])
             if len(rows.ids) > 1 and self.joint:
                 self._flush(groups, single, start)
                 where = torch.arange(rows.start, rows.start + len(rows.ids))[None]

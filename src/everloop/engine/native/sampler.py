@@ -6,45 +6,18 @@ in a fixed order in float64 (`cumsum`), so they don't depend on the batch either
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from everloop.engine.native.backend import Choice
 
 CANDIDATES = (64, 512)
 """Most likely tokens that top_k, top_p and min_p look at, first a few, then more; a distribution
 flatter than that is sorted whole."""
 
 _ALL = 2**40
-
-
-@dataclass(slots=True, kw_only=True)
-class Choice:
-    """How one row is sampled: `interface.Sampling`, and what penalties need to know."""
-
-    temperature: float
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    prompt: frozenset[int] = frozenset()  # for repetition_penalty
-    output: dict[int, int] = field(default_factory=dict)  # counts, for all three penalties
-
-    @property
-    def penalizes(self) -> bool:
-        """Whether output counts matter."""
-        return bool(
-            self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0
-        )
-
-    @property
-    def filters(self) -> bool:
-        """Whether a part of the vocabulary is cut off."""
-        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
 
 
 def sample(logits: Tensor, choices: Sequence[Choice], draws: Sequence[float]) -> list[int]:

@@ -6,7 +6,6 @@ with `ready` or `fatal`, then with events; the end of the socket ends it.
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sys
@@ -15,31 +14,16 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from everloop.engine.native.backend import Choice
 from everloop.engine.native.core import Core
 from everloop.engine.native.frames import Channel, Message
 from everloop.engine.native.jobs import EmbedJob, GenerateJob, ScoreJob
-from everloop.engine.native.memory import available_memory, plan_blocks, token_bytes
+from everloop.engine.native.loading import load_backend
 from everloop.engine.native.options import NativeOptions
-from everloop.engine.native.runner import Runner
-from everloop.engine.native.sampler import Choice
 from everloop.errors import EverloopError
-from everloop.model import checkpoint
-from everloop.model.config import ModelConfig
 from everloop.model.tokenizer import Tokenizer
-from everloop.model.transformer import Transformer
 
 HEARTBEAT_SECONDS = 1.0
-
-SMALL = 20_000_000
-"""Matrix weights below which a product takes no longer than waking a second thread, and many
-times longer when that thread's core is busy with something else."""
-
-
-def is_small(config: ModelConfig) -> bool:
-    """Whether one thread computes this model as fast as several."""
-    return config.matmul_parameters < SMALL
 
 
 class Worker:
@@ -49,23 +33,25 @@ class Worker:
         self._channel = channel
         options = NativeOptions(**setup["options"])
         self._table = text_table(Tokenizer.load(Path(setup["text_dir"])))
-        config, model = load_model(setup["model_dir"], setup["adapter_dir"])
-        torch.set_num_threads(options.threads or (1 if is_small(config) else _cores()))
-        blocks = plan_blocks(config, options, available_memory())
-        runner = Runner(config, model, blocks=blocks, block_size=options.block_size)
-        self._core = Core(runner, max_running=options.max_running, chunk=options.prefill_chunk)
+        adapter = setup["adapter_dir"]
+        loaded = load_backend(
+            Path(setup["model_dir"]), None if adapter is None else Path(adapter), options
+        )
+        backend, config = loaded.backend, loaded.config
+        self._core = Core(backend, max_running=options.max_running, chunk=options.prefill_chunk)
         self._sent = 0.0
         self._status: list[int] = []
         channel.send(
             {
                 "ready": {
                     "context_length": min(
-                        config.max_position_embeddings, blocks * options.block_size
+                        config.max_position_embeddings, backend.blocks * backend.block_size
                     ),
-                    "kernel": runner.kind.name,
-                    "threads": torch.get_num_threads(),
-                    "kv_bytes": blocks * options.block_size * token_bytes(config),
-                    "kv_blocks": blocks,
+                    "kernel": backend.name,
+                    "threads": backend.threads,
+                    "kv_bytes": loaded.kv_bytes,
+                    "note": loaded.note,
+                    "kv_blocks": backend.blocks,
                 }
             }
         )
@@ -139,23 +125,6 @@ class Worker:
             news = [event.message() for event in events]
             self._channel.send({"events": news, "status": status})
             self._sent, self._status = now, status
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
-        return os.cpu_count() or 1
-
-
-def load_model(directory: str, adapter: str | None) -> tuple[ModelConfig, Transformer]:
-    """A model, with its adapter merged in if it has one."""
-    if adapter is None:
-        return checkpoint.load(Path(directory))
-    from everloop.model.lora import load_merged
-
-    return load_merged(Path(adapter), Path(directory))
 
 
 def text_table(tokenizer: Tokenizer) -> list[bytes]:

@@ -1,0 +1,132 @@
+"""From a model directory to a backend: which kind, with how many threads and blocks."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from everloop.engine.native import library
+from everloop.engine.native.backend import Backend
+from everloop.engine.native.memory import available_memory, plan_blocks, token_bytes
+from everloop.engine.native.options import NativeOptions
+from everloop.errors import InvalidRequest
+from everloop.model.config import ModelConfig
+
+SMALL = 20_000_000
+"""Matrix weights below which a product takes no longer than waking a second thread, and many
+times longer when that thread's core is busy with something else."""
+
+MOST_DRAFTED = 16
+"""Rows of a step for each running sequence: its next token and what was drafted after it."""
+
+BITS = {"int8": 8, "int4": 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A backend and what to tell of it. `note`: why it isn't the one expected."""
+
+    config: ModelConfig
+    backend: Backend
+    kv_bytes: int
+    note: str = ""
+
+
+def load_backend(directory: Path, adapter: Path | None, options: NativeOptions) -> Loaded:
+    """Loads a model directory, with an adapter merged in if there is one.
+
+    Raises InvalidRequest where the weights, the quantization or the memory can't be had, with the
+    numbers; DataError for files that are broken.
+    """
+    bits, note = choose_bits(options.quantization)
+    if bits:
+        return _compiled(directory, adapter, options, bits)
+    return _eager(directory, adapter, options, note)
+
+
+def choose_bits(quantization: str) -> tuple[int, str]:
+    """Bits of a weight, 0 for float32, and why it isn't 8 where that would be expected."""
+    if quantization == "none":
+        return 0, ""
+    try:
+        native = library.load()
+    except library.Missing as error:
+        if quantization != "auto":
+            raise InvalidRequest(
+                f"quantization={quantization} needs the native library, but {error}. "
+                "quantization=none works without it.",
+                param="quantization",
+            ) from None
+        return 0, f"Serving float32 weights through PyTorch, several times slower: {error}."
+    if (
+        quantization == "auto"
+        and native.isa == "portable"
+        and library.ISA_VARIABLE not in os.environ
+    ):
+        return 0, (
+            "Serving float32 weights through PyTorch: this processor has neither AVX2 nor "
+            "AVX-512 VNNI. quantization=int8 saves memory all the same."
+        )
+    return BITS.get(quantization, 8), ""
+
+
+def _compiled(directory: Path, adapter: Path | None, options: NativeOptions, bits: int) -> Loaded:
+    from everloop.engine.native.compiled import CompiledBackend
+    from everloop.engine.native.packed import open_packed
+
+    place = options.cache_dir or str(Path(tempfile.gettempdir()) / f"everloop-{os.getuid()}")
+    packed = open_packed(directory, adapter, bits=bits, cache=Path(place))
+    config = packed.config
+    size = CompiledBackend.block_size
+    blocks = plan_blocks(config, options, available_memory(), block_size=size, width=2)
+    backend = CompiledBackend(
+        packed,
+        blocks=blocks,
+        threads=_threads(config, options),
+        max_rows=options.prefill_chunk + options.max_running * MOST_DRAFTED,
+    )
+    return Loaded(
+        config=config,
+        backend=backend,
+        kv_bytes=blocks * size * token_bytes(config, width=2),
+    )
+
+
+def _eager(directory: Path, adapter: Path | None, options: NativeOptions, note: str) -> Loaded:
+    import torch
+
+    from everloop.engine.native.eager import EagerBackend
+    from everloop.engine.native.runner import Runner
+    from everloop.model import checkpoint
+
+    if adapter is None:
+        config, model = checkpoint.load(directory)
+    else:
+        from everloop.model.lora import load_merged
+
+        config, model = load_merged(adapter, directory)
+    torch.set_num_threads(_threads(config, options))
+    size = options.block_size
+    blocks = plan_blocks(config, options, available_memory(), block_size=size, width=4)
+    runner = Runner(config, model, blocks=blocks, block_size=size)
+    kv_bytes = blocks * size * token_bytes(config, width=4)
+    return Loaded(config=config, backend=EagerBackend(runner), kv_bytes=kv_bytes, note=note)
+
+
+def _threads(config: ModelConfig, options: NativeOptions) -> int:
+    return options.threads or (1 if is_small(config) else _cores())
+
+
+def is_small(config: ModelConfig) -> bool:
+    """Whether one thread computes this model as fast as several."""
+    return config.matmul_parameters < SMALL
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        return os.cpu_count() or 1
