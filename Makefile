@@ -6,6 +6,7 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,\
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+NATIVE := $(wildcard native/*) hatch_build.py
 
 .PHONY: serve test test-slow check bench docs clean
 .DEFAULT_GOAL := serve
@@ -35,20 +36,21 @@ bench: $(VENV)/.dev
 	@set -e; for file in bench/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) src/everloop/engine/native/_native.so .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Creating $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv $(VENV)
 
-# The stamps make the second start immediate; a change of pyproject.toml installs again.
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
+# The stamps make the second start immediate; a change of pyproject.toml or of the native sources
+# installs again, which compiles them.
+$(VENV)/.installed: pyproject.toml $(NATIVE) | $(BIN)/python
 	@echo "Installing Everloop into $(VENV) (PyTorch is large: some minutes on the first run)"
 	@$(PIP) install -e .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
+$(VENV)/.dev: pyproject.toml $(NATIVE) | $(BIN)/python
 	@echo "Installing Everloop with what its tests need into $(VENV)"
 	@$(PIP) install --quiet -e '.[dev]'
 	@touch $@ $(VENV)/.installed

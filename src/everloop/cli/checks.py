@@ -37,6 +37,7 @@ def run(settings: Settings, *, network: bool = False) -> Iterator[Check]:
         python,
         torch,
         processor,
+        kernels,
         threads,
         memory,
         disk,
@@ -77,6 +78,21 @@ def processor(settings: Settings) -> Check:
     if text and platform.machine() == "x86_64" and "avx2" not in flags:
         return _warning("processor", found, "It will work, slowly: use a CPU with AVX2 or newer.")
     return _ok("processor", found)
+
+
+def kernels(settings: Settings) -> Check:
+    from everloop.engine.native import library
+    from everloop.engine.native.loading import choose_bits
+
+    try:
+        bits, note = choose_bits(settings.quantization)
+    except EverloopError as error:
+        return _failure("kernels", error.message, "python native/build.py")
+    if note:
+        return _warning("kernels", note, "python native/build.py")
+    if not bits:
+        return _ok("kernels", "float32 weights through PyTorch, as quantization=none says")
+    return _ok("kernels", f"int{bits} weights, compiled for {library.load().isa}")
 
 
 def threads(settings: Settings) -> Check:

@@ -124,6 +124,9 @@ class Library:
             function.restype, function.argtypes = result, arguments
             setattr(self, name, function)
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
 
 class Missing(Exception):
     """There is no native library that runs here; the text says why and what to do."""
