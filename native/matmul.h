@@ -30,10 +30,14 @@ struct Product {
   const uint8_t* panel(int p) const { return w.data + size_t(p) * w.panel_bytes(); }
   const float* bias(int p) const { return w.bias ? w.bias + size_t(p) * kPanel : nullptr; }
   const int8_t* row(int r) const { return x.q + size_t(r) * x.stride; }
-  // Puts row r of panel p where it belongs.
+  int width() const { return how == Store::kGate ? kPanel / 2 : kPanel; }
+  float* place(int p, int r) const { return out + size_t(r) * stride + size_t(p) * width(); }
+  // Tells the cache that row r of panel p will be written: many rows are far apart.
+  void expect(int p, int r) const {
+    for (int i = 0; i < width(); i += 16) __builtin_prefetch(place(p, r) + i, 1);
+  }
   void put(const float* y, int p, int r) const {
-    float* to = out + size_t(r) * stride + size_t(p) * (how == Store::kGate ? 32 : kPanel);
-    store_row(y, w.outputs - p * kPanel, to, how);
+    store_row(y, w.outputs - p * kPanel, place(p, r), how);
   }
 };
 
@@ -51,6 +55,7 @@ void tile8(const Product& a, int p, int row, const int32_t* start, Ahead ahead) 
   alignas(64) int32_t product[R][kPanel];
   alignas(64) float y[kPanel];
   const float* scales = reinterpret_cast<const float*>(a.panel(p));
+  for (int r = 0; r < R; ++r) a.expect(p, row + r);
   product8<R>(a.panel(p) + sizeof(float) * kPanel, a.w.padded_inputs(), a.row(row), a.x.stride,
               start, ahead, product);
   for (int r = 0; r < R; ++r) {
@@ -63,6 +68,7 @@ template <int R>
 void tile4(const Product& a, int p, int row, const int32_t*, Ahead ahead) {
   alignas(64) float product[R][kPanel];
   alignas(64) float y[kPanel];
+  for (int r = 0; r < R; ++r) a.expect(p, row + r);
   product4<R>(a.panel(p), a.w.groups(), a.row(row), a.x.stride,
               a.x.sums + size_t(row) * a.w.groups(), ahead, product);
   for (int r = 0; r < R; ++r) {
