@@ -74,6 +74,10 @@ int64_t pack8(const Matrix& m, const float* weight, bool gate, int panel, uint8_
 }
 
 int64_t pack4(const Matrix& m, const float* weight, bool gate, int panel, uint8_t* out) {
+  auto* search = quantize4;
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2")) search = quantize4_avx2;
+#endif
   alignas(64) float group[kGroup][kPanel];
   int source[kPanel];
   for (int n = 0; n < kPanel; ++n) source[n] = source_of(m, gate, panel * kPanel + n);
@@ -90,7 +94,7 @@ int64_t pack4(const Matrix& m, const float* weight, bool gate, int panel, uint8_
     }
     uint16_t scales[kPanel];
     uint8_t q[kGroup][kPanel];
-    quantize4(group, scales, q);
+    search(group, scales, q);
     std::memcpy(out, scales, sizeof scales);
     out += sizeof scales;
     for (int k = 0; k < kGroup; k += 8)
@@ -130,22 +134,29 @@ void pack_bias(const Matrix& shape, const float* bias, bool gate, float* out) {
 
 void unpack_row(const Matrix& matrix, int n, float* out) {
   const uint8_t* panel = matrix.data + size_t(n / kPanel) * matrix.panel_bytes();
-  const int column = n % kPanel;
+  const int column = n % kPanel, inputs = matrix.inputs;
+  float piece[8];  // of 4 or 8 inputs, which lie together
   if (matrix.bits == 8) {
     float scale;
     std::memcpy(&scale, panel + 4 * column, 4);
     const uint8_t* w = panel + kPanel * sizeof(float) + 4 * column;
-    for (int k = 0; k < matrix.inputs; ++k)
-      out[k] = scale * float(int(w[size_t(k / 4) * 4 * kPanel + k % 4]) - 128);
+    for (int k = 0; k < inputs; k += 4, w += 4 * kPanel) {
+      for (int i = 0; i < 4; ++i) piece[i] = scale * float(int(w[i]) - 128);
+      std::memcpy(out + k, piece, inputs - k < 4 ? sizeof(float) * size_t(inputs - k) : 16);
+    }
     return;
   }
-  constexpr int kGroupBytes = kPanel * (2 + kGroup / 2);
-  for (int k = 0; k < matrix.inputs; ++k) {
-    const uint8_t* group = panel + size_t(k / kGroup) * kGroupBytes;
-    uint16_t scale;
-    std::memcpy(&scale, group + 2 * column, 2);
-    const uint8_t byte = group[2 * kPanel + k % kGroup / 8 * 4 * kPanel + 4 * column + k % 4];
-    out[k] = half_to_float(scale) * float(int(k % 8 < 4 ? byte & 15 : byte >> 4) - 8);
+  for (int k = 0; k < inputs; k += 8) {
+    const uint8_t* group = panel + size_t(k / kGroup) * kPanel * (2 + kGroup / 2);
+    uint16_t half;
+    std::memcpy(&half, group + 2 * column, 2);
+    const float scale = half_to_float(half);
+    const uint8_t* w = group + 2 * kPanel + k % kGroup / 8 * 4 * kPanel + 4 * column;
+    for (int i = 0; i < 4; ++i) {
+      piece[i] = scale * float(int(w[i] & 15) - 8);
+      piece[4 + i] = scale * float(int(w[i] >> 4) - 8);
+    }
+    std::memcpy(out + k, piece, inputs - k < 8 ? sizeof(float) * size_t(inputs - k) : 32);
   }
 }
 

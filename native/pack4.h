@@ -7,18 +7,27 @@
 
 namespace everloop {
 
-constexpr float kMostWeight4 = 65504.0f * 7;  // the largest scale is a float16
+constexpr float kMostWeight4 = 65504.0f * 4;  // so that every scale is a float16
+
+// The nearest of -8 to 7.
+inline __attribute__((always_inline)) float round4(float v) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: added and taken away, it rounds to even
+  v = (v + kRound) - kRound;
+  v = v < -8.0f ? -8.0f : v;
+  return v > 7.0f ? 7.0f : v;
+}
 
 // For one group of each output of a panel: the scale s and q in [-8, 7] that minimize
-// sum (w - s q)^2 over a row of candidates; q + 8 is kept.
+// sum (w - s q)^2 over a few candidates; q + 8 is kept.
 //
-// A candidate maps the group's largest weight to some t: to -8 and somewhat beyond or less (the
-// scale takes the sign), or near +7. Its q are rounded, and then the best scale for these q is
-// sum(w q) / sum(q^2), with which the error is sum(w^2) - sum(w q)^2 / sum(q^2).
-inline void quantize4(const float (*w)[kPanel], uint16_t* scales, uint8_t (*q)[kPanel]) {
-  constexpr float kRound = 12582912.0f;
-  static constexpr float kTargets[] = {-8.0f, -8.3f, -7.7f, -7.4f, -7.1f, -6.8f, -6.5f,
-                                       7.0f,  7.3f,  6.7f,  6.4f};
+// A candidate maps the group's largest weight to some t, and the others, rounded, to their q. The
+// best scale for these q is sum(w q) / sum(q^2), and the error with it
+// sum(w^2) - sum(w q)^2 / sum(q^2). Beyond -8 the largest weight is clipped and the others are
+// finer. The eight t were chosen one by one from a dense row, each for the most that it took from
+// the error over normal, Laplace and Student's t (5) weights; they leave 0.2 % above the least.
+inline __attribute__((always_inline)) void quantize4(const float (*w)[kPanel], uint16_t* scales,
+                                                     uint8_t (*q)[kPanel]) {
+  static constexpr float kTargets[] = {-8.2f, -8.6f, -7.8f, -7.1f, -8.9f, -8.0f, -8.4f, -7.3f};
   alignas(64) float most[kPanel] = {}, gain[kPanel], best[kPanel];
   for (int k = 0; k < kGroup; ++k)
     for (int n = 0; n < kPanel; ++n) {
@@ -31,10 +40,7 @@ inline void quantize4(const float (*w)[kPanel], uint16_t* scales, uint8_t (*q)[k
     for (int n = 0; n < kPanel; ++n) inverse[n] = most[n] == 0.0f ? 0.0f : target / most[n];
     for (int k = 0; k < kGroup; ++k)
       for (int n = 0; n < kPanel; ++n) {
-        float v = w[k][n] * inverse[n];
-        v = (v + kRound) - kRound;
-        v = v < -8.0f ? -8.0f : v;
-        v = v > 7.0f ? 7.0f : v;
+        const float v = round4(w[k][n] * inverse[n]);
         cross[n] += v * w[k][n];
         square[n] += v * v;
       }
@@ -45,17 +51,22 @@ inline void quantize4(const float (*w)[kPanel], uint16_t* scales, uint8_t (*q)[k
       gain[n] = g > gain[n] ? g : gain[n];
     }
   }
+  alignas(64) float inverse[kPanel];
   for (int n = 0; n < kPanel; ++n) {
     scales[n] = float_to_half(best[n]);
     const float scale = half_to_float(scales[n]);
-    const float inverse = scale == 0.0f ? 0.0f : 1.0f / scale;
-    for (int k = 0; k < kGroup; ++k) {
-      float v = (w[k][n] * inverse + kRound) - kRound;
-      v = v < -8.0f ? -8.0f : v;
-      v = v > 7.0f ? 7.0f : v;
-      q[k][n] = uint8_t(int(v) + 8);
-    }
+    inverse[n] = scale == 0.0f ? 0.0f : 1.0f / scale;
   }
+  for (int k = 0; k < kGroup; ++k)
+    for (int n = 0; n < kPanel; ++n) q[k][n] = uint8_t(int(round4(w[k][n] * inverse[n])) + 8);
 }
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) inline void quantize4_avx2(const float (*w)[kPanel],
+                                                           uint16_t* scales,
+                                                           uint8_t (*q)[kPanel]) {
+  quantize4(w, scales, q);
+}
+#endif
 
 }  // namespace everloop
