@@ -58,7 +58,8 @@ def run(
                 except (Skipped, SideError) as reason:
                     skipped[side] = str(reason)
                     if isinstance(reason, SideError):
-                        print(f"  {reason}", file=sys.stderr)
+                        log = bench.sides[side].log
+                        print(f"  {side}, {reason} (log: {log})", file=sys.stderr)
                     continue
                 if repeat >= 0:
                     for series, value in found.items():

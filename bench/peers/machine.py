@@ -23,7 +23,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory GiB": round(memory, 1),
         "instructions": _instructions(),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "load before": round(os.getloadavg()[0], 2),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from pathlib import Path
@@ -13,14 +14,14 @@ class Skipped(Exception):
 
 
 class SideError(Exception):
-    """A side failed; the message names its log."""
+    """A side failed; its log says more."""
 
 
 class Side:
     """One side of the comparison. It starts with the first question and ends with `close`."""
 
     def __init__(self, name: str, command: list[str], variables: dict[str, str], log: Path) -> None:
-        self.name, self._command, self._variables, self._log = name, command, variables, log
+        self.name, self._command, self._variables, self.log = name, command, variables, log
         self._child: subprocess.Popen[str] | None = None
 
     def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
@@ -35,30 +36,34 @@ class Side:
         except BrokenPipeError:
             line = ""
         if not line:
-            status, self._child = child.wait(), None
-            raise SideError(f"{self.name} ended with status {status} in {op}; see {self._log}")
+            self.close()
+            raise SideError(f"{self.name} ended with status {child.returncode} in {op}")
         answer: dict[str, Any] = json.loads(line)
         if "skip" in answer:
             raise Skipped(answer["skip"])
         if "error" in answer:
-            raise SideError(f"{self.name}, {op}: {answer['error']} (log: {self._log})")
+            raise SideError(f"{op}: {answer['error']}")
         return answer
 
     def close(self) -> None:
         """Ends the child and waits for it."""
         child, self._child = self._child, None
-        if child is not None:
-            assert child.stdin is not None
+        if child is None:
+            return
+        assert child.stdin is not None
+        assert child.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
             child.stdin.close()
-            try:
-                child.wait(20)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+        try:
+            child.wait(20)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        child.stdout.close()
 
     def _start(self) -> subprocess.Popen[str]:
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("ab") as log:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
             self._child = subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,

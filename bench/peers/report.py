@@ -173,6 +173,13 @@ def section(results: Mapping[str, Any], *, chinese: bool = False) -> str:
         cells = (title, *line.cells, line.limit, line.value, line.bound, met)
         table.append("| " + " | ".join(cells) + " |")
     parts.append("\n".join(table))
+    if any(name.startswith("growth-") for name in results["values"]):
+        words = (
+            "路数和提示变长时的速度与等待"
+            if chinese
+            else "Speed and waiting as streams and prompts grow"
+        )
+        parts.append(f"![{words}](performance.png)")
     missing = "\n".join(f"- {note}" for note in notes(results))
     if missing:
         parts.append(("没有测到的：" if chinese else "Not measured:") + f"\n\n{missing}")

@@ -22,7 +22,7 @@ DATA = {"en": "pretrain/en_wiki_core.jsonl.zst", "zh": "pretrain/zh_wiki_simp.js
 HELD_OUT = 0.003
 """The share that the recipe keeps for validation (`--val-fraction`), by the same hash."""
 
-WINDOWS, WINDOW = 8, 960
+WINDOWS, WINDOW = 16, 960
 """Windows of a language, and tokens of each: they fit into the default model's context."""
 
 

@@ -1,8 +1,8 @@
 """The same weights for every side: a model folder for Everloop, GGUF files for the peers.
 
-Two models. `0.6b` has the shape of Qwen3-0.6B and random weights: there only speed is measured,
-and that doesn't depend on them. `small` has the default model's own weights; its context is made
-longer and its tokenizer replaced by one of words, since all prompts are token ids.
+`0.6b` has the shape of Qwen3-0.6B and random weights: there only speed is measured, and that does
+not depend on them. `small` has the default model's own weights; its context is made longer and its
+tokenizer replaced by one of words, since all prompts are token ids. `bare` has next to no weights.
 """
 
 from __future__ import annotations
@@ -45,6 +45,17 @@ QWEN3_06B = ModelConfig(
     tie_word_embeddings=True,
 )
 
+BARE = dataclasses.replace(
+    QWEN3_06B,
+    hidden_size=64,
+    intermediate_size=64,
+    num_hidden_layers=1,
+    num_attention_heads=1,
+    num_key_value_heads=1,
+    head_dim=64,
+)
+"""Nearly no weights, and the same tokenizer: what a process takes without the model."""
+
 EMBEDDED = Path(everloop.__file__).parent / "models" / "everloop-small"
 
 
@@ -60,10 +71,10 @@ class Weights:
 
 
 def prepare(name: str, home: Path, environment: Environment | None) -> Weights:
-    """The files of `0.6b` or `small`, written where they are missing; without an environment only
-    Everloop's. The first takes some 2.3 GB on disk."""
+    """The files of a model, written where they are missing; without an environment only Everloop's.
+    `0.6b` takes some 2.3 GB on disk."""
     folder, kinds = _folder(name, home)
-    if environment is None:
+    if environment is None or not kinds:
         return Weights(folder=folder, config=ModelConfig.load(folder), files={})
     files = {kind: folder / f"{kind}.gguf" for kind in ("BF16", "Q8_0", "Q4_0")}
     if not all(files[kind].is_file() for kind in kinds):
@@ -80,6 +91,11 @@ def _folder(name: str, home: Path) -> tuple[Path, tuple[str, ...]]:
         if not (folder / "config.json").is_file():
             write_random(folder, QWEN3_06B)
         return folder, ("Q8_0", "Q4_0")
+    if name == "bare":
+        folder = home / "weights" / name
+        if not (folder / "config.json").is_file():
+            write_random(folder, BARE)
+        return folder, ()
     assert name == "small"
     digest = hashlib.sha256((EMBEDDED / "model.safetensors").read_bytes()).hexdigest()
     folder = home / "weights" / f"small-{digest[:12]}"
