@@ -230,7 +230,8 @@ class Core:
         job = sequence.job
         if not job.done:
             job.done = True
-            self.backend.clear(sequence.blocks[sequence.computed // self.backend.block_size :])
+            size = self.backend.block_size
+            self.backend.clear([b for s in job.sequences for b in s.blocks[s.computed // size :]])
             self._emit(job, Event(key=job.key, error=NOT_FINITE, usage=job.usage()), events)
 
     def _emit(self, job: Job, event: Event | None, events: list[Event]) -> None:

@@ -6,7 +6,10 @@ SMALLEST = 16
 """A prompt gets at least this many tokens of a step, and multiples of it."""
 
 SLOWDOWN = 2.5
-"""A step with prompt tokens may take this many times as long as one without."""
+"""A step with prompt tokens may take this many times as long as one without, …"""
+
+UNSEEN = 0.008
+"""… or this many seconds: streams write that much in one go anyway (`core.RUN_SECONDS`)."""
 
 
 class Pace:
@@ -41,7 +44,8 @@ class Pace:
         """Prompt tokens for a step beside `streams` running ones."""
         if not streams or not self._token or not self._plain:
             return self.most
-        tokens = (SLOWDOWN - 1) * self._without(streams) / self._token
+        plain = self._without(streams)
+        tokens = (max(SLOWDOWN * plain, UNSEEN) - plain) / self._token
         if tokens >= self.most:
             return self.most
         return min(max(int(tokens) // SMALLEST, 1) * SMALLEST, self.most)
