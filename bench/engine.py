@@ -1,6 +1,6 @@
 """Tokens per second of the native engine: alone, many streams, reading a prompt.
 
-    python bench/engine.py MODEL_DIR [--threads 1 2] [--streams 1 4 16 32] [--repeat 5] [--json F]
+    python bench/engine.py MODEL_DIR [--threads 1 2] [--streams 1 4 16 32] [--quantization int4]
 
 Measures the synchronous core in this process, so that no other process's time is in it, and then
 the engine with its child process, as a server sees it. Without MODEL_DIR: a random model in the
@@ -24,10 +24,10 @@ import torch
 
 from everloop.engine.interface import GenerateRequest, Sampling
 from everloop.engine.native import NativeEngine, NativeOptions
+from everloop.engine.native.backend import Choice
 from everloop.engine.native.core import Core
 from everloop.engine.native.jobs import GenerateJob
-from everloop.engine.native.runner import Runner
-from everloop.engine.native.sampler import Choice
+from everloop.engine.native.loading import load_backend
 from everloop.model import checkpoint
 from everloop.model.config import ModelConfig
 from everloop.model.train_tokenizer import train_tokenizer
@@ -69,37 +69,39 @@ def prompt(length: int, vocab: int, seed: int) -> list[int]:
     return [rng.randrange(vocab) for _ in range(length)]
 
 
-def write(core: Core, streams: int, choice: Choice) -> float:
+def write(core: Core, vocab: int, streams: int, choice: Choice) -> float:
     """Tokens per second of `streams` requests that run together, their prompts already read."""
-    vocab = core.runner.config.vocab_size
-    for i in range(streams):
-        core.submit(
-            GenerateJob(
-                i,
-                prompt=prompt(PROMPT, vocab, i),
-                max_tokens=OUTPUT,
-                choice=Choice(temperature=choice.temperature, top_p=choice.top_p),
-                seed=i,
-                token_bytes=lambda token: b"x",
-            )
+    jobs = [
+        GenerateJob(
+            i,
+            prompt=prompt(PROMPT, vocab, i),
+            max_tokens=OUTPUT,
+            choice=Choice(temperature=choice.temperature, top_p=choice.top_p),
+            seed=i,
+            token_bytes=lambda token: b"x",
         )
-    while core.scheduler.waiting or any(s.left > 1 for s in core.scheduler.running):
+        for i in range(streams)
+    ]
+    for job in jobs:
+        core.submit(job)
+    while any(not job.usage()[1] for job in jobs):
         core.step()
-    began, steps = time.perf_counter(), 0
-    while len(core.scheduler.running) == streams:
+    before = sum(job.usage()[1] for job in jobs)
+    began = time.perf_counter()
+    while not any(job.done for job in jobs):
         core.step()
-        steps += 1
     elapsed = time.perf_counter() - began
+    tokens = sum(job.usage()[1] for job in jobs) - before
     while core.busy:
         core.step()
-    return streams * steps / elapsed
+    return tokens / elapsed
 
 
-def read(core: Core, length: int) -> float:
+def read(core: Core, vocab: int, length: int, seed: int) -> float:
     """Prompt tokens per second."""
     job = GenerateJob(
         1,
-        prompt=prompt(length, core.runner.config.vocab_size, length),
+        prompt=prompt(length, vocab, seed),
         max_tokens=1,
         choice=Choice(temperature=0.0),
         seed=0,
@@ -112,9 +114,9 @@ def read(core: Core, length: int) -> float:
     return length / (time.perf_counter() - began)
 
 
-async def served(directory: Path, streams: int, threads: int) -> tuple[float, float]:
+async def served(directory: Path, streams: int, options: NativeOptions) -> tuple[float, float]:
     """Tokens per second of all streams through the child process, and seconds to start it."""
-    engine = NativeEngine(directory, "bench", NativeOptions(threads=threads))
+    engine = NativeEngine(directory, "bench", options)
     began = time.perf_counter()
     await engine.start()
     started = time.perf_counter() - began
@@ -147,26 +149,30 @@ def measure(directory: Path, arguments: argparse.Namespace) -> list[dict[str, An
         print(f"{what:<28} {threads:>2} threads {middle:>10,.0f} tok/s", flush=True)
 
     for threads in arguments.threads:
-        torch.set_num_threads(threads)
-        config, model = checkpoint.load(directory)
-        blocks = -(-max(arguments.streams) * (PROMPT + OUTPUT) // 32) + 2 * max(arguments.streams)
-        blocks = max(blocks, -(-config.max_position_embeddings // 32) + 1)
-        runner = Runner(config, model, blocks=blocks, block_size=32)
-        core = Core(runner, max_running=max(arguments.streams), chunk=arguments.chunk)
+        options = NativeOptions(
+            quantization=arguments.quantization,
+            threads=threads,
+            max_running=max(arguments.streams),
+            prefill_chunk=arguments.chunk,
+        )
+        loaded = load_backend(directory, None, options)
+        core = Core(loaded.backend, max_running=options.max_running, chunk=options.prefill_chunk)
+        vocab = loaded.config.vocab_size
         for streams in arguments.streams:
             for name, choice in CHOICES.items():
-                write(core, streams, choice)  # warm: kernels are compiled for each batch size
-                speeds = [write(core, streams, choice) for _ in range(arguments.repeat)]
+                write(core, vocab, streams, choice)  # warm: kernels may be compiled for each size
+                speeds = [write(core, vocab, streams, choice) for _ in range(arguments.repeat)]
                 record(f"write {streams} {name}", threads, speeds)
         for length in (128, 512, 900):
-            if length < config.max_position_embeddings:
-                read(core, length)
-                speeds = [read(core, length) for _ in range(arguments.repeat)]
+            if length < loaded.config.max_position_embeddings:
+                # Another prompt each time: a cached one isn't read.
+                seeds = range(length, length + arguments.repeat + 1)
+                speeds = [read(core, vocab, length, seed) for seed in seeds][1:]
                 record(f"read {length}", threads, speeds)
         for streams in arguments.streams:
-            speed, started = asyncio.run(served(directory, streams, threads))
+            speed, started = asyncio.run(served(directory, streams, options))
             record(f"served {streams} sampled", threads, [speed])
-        print(f"{'start':<28} {threads:>2} threads {started:>10.1f} s ({runner.kind.name})")
+        print(f"{'start':<28} {threads:>2} threads {started:>10.1f} s ({loaded.backend.name})")
     return rows
 
 
@@ -175,7 +181,8 @@ def main() -> None:
     parser.add_argument("model", nargs="?", type=Path, help="a model directory")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, torch.get_num_threads()])
     parser.add_argument("--streams", nargs="+", type=int, default=[1, 4, 16, 32])
-    parser.add_argument("--chunk", type=int, default=256, help="prompt tokens per step")
+    parser.add_argument("--chunk", type=int, default=512, help="prompt tokens per step at most")
+    parser.add_argument("--quantization", default="auto", choices=("auto", "int8", "int4", "none"))
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--json", type=Path, help="where to write all values")
     arguments = parser.parse_args()
