@@ -31,6 +31,9 @@ from peers.measures import ROWS, Measure, curves
 
 DOCS = Path(__file__).parents[1] / "docs"
 
+BUSY = 0.5
+"""A load average that says that something else is running."""
+
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -100,10 +103,13 @@ def measure(
     bench: benches.Bench, measures: list[Measure], chosen: argparse.Namespace, when: str
 ) -> dict[str, Any]:
     """The results, also written after every measure where they are to be kept."""
+    about = machine()
+    if about["load before"] > BUSY:
+        print(f"The load is {about['load before']}: the numbers will be worse.", file=sys.stderr)
     results: dict[str, Any] = {
         "when": when,
         "repeats": chosen.repeat,
-        "machine": machine(),
+        "machine": about,
         "versions": versions(bench.environment),
         "limits": limits(),
         "threads": {},

@@ -127,11 +127,13 @@ async def stream(
         prediction=prediction,
     )
     arrival = Arrival() if arrival is None else arrival
-    async for chunk in await own.generate(request):
-        if chunk.text or chunk.usage is not None:
+    # Tokens that come together are one piece: nobody can read one before the other.
+    async for group in (await own.generate(request)).groups():
+        text = "".join(chunk.text for chunk in group)
+        if text or group[-1].usage is not None:
             arrival.times.append(time.perf_counter())
-            arrival.texts.append(chunk.text)
-            arrival.usage = chunk.usage
+            arrival.texts.append(text)
+            arrival.usage = group[-1].usage
     return arrival
 
 
@@ -279,9 +281,9 @@ def undraftable(
 
 
 def gap(
-    model: str, weights: str, threads: int, prompts: list[list[int]], tokens: int, prompt: list[int]
+    model: str, weights: str, threads: int, prompts: list[list[int]], pieces: int, prompt: list[int]
 ) -> dict[str, Any]:
-    """Seconds between tokens of running streams: the median of `tokens` tokens before a long prompt
+    """Seconds between pieces of running streams: the median of `pieces` pieces before a long prompt
     arrives, median and 99th percentile while it is read."""
 
     async def work() -> dict[str, Any]:
@@ -291,7 +293,7 @@ def gap(
             while min(len(a.times) for a in arrivals) < 2:
                 await asyncio.sleep(0.002)
             ready = time.perf_counter()
-            while min(sum(t > ready for t in a.times) for a in arrivals) < tokens:
+            while min(sum(t > ready for t in a.times) for a in arrivals) < pieces:
                 await asyncio.sleep(0.002)
             came = time.perf_counter()
             done = (await stream(own, prompt, 1)).last
@@ -327,7 +329,7 @@ async def running(
 
 
 def intervals(arrivals: list[Arrival], began: float, ended: float) -> list[float]:
-    """Seconds between neighbouring tokens of each stream, of those intervals that touch the time
+    """Seconds between neighbouring pieces of each stream, of those intervals that touch the time
     from `began` to `ended`."""
     return [
         after - before

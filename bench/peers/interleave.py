@@ -11,6 +11,9 @@ from .bench import Bench
 from .measures import Measure
 from .process import SideError, Skipped
 
+LOADING = 75.0
+"""Seconds for all models on all sides, and to find the best number of threads."""
+
 PAUSE = 0.15
 """Seconds between two sides: threads that spin while they wait for work have gone to sleep."""
 
@@ -30,7 +33,7 @@ def expected(measure: Measure, repeats: int) -> float:
 
 def estimate(measures: Sequence[Measure], repeats: int) -> float:
     """Seconds that they take on two Zen 4 cores, with loading and trying out threads."""
-    return 30 + sum(expected(m, repeats) for m in measures)
+    return LOADING + sum(expected(m, repeats) for m in measures)
 
 
 def run(

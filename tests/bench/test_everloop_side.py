@@ -98,7 +98,7 @@ def test_text_that_is_not_drafted_is_the_same(side: Side, folder: Path) -> None:
 
 def test_gaps_before_and_while_a_prompt_is_read(side: Side, folder: Path) -> None:
     prompts = [prompt(8, i) for i in range(4)]
-    found = ask(side, "gap", folder, prompts=prompts, tokens=10, prompt=prompt(600, "long"))
+    found = ask(side, "gap", folder, prompts=prompts, pieces=10, prompt=prompt(600, "long"))
     assert 0 < found["before"] <= found["p99"]
     assert found["median"] <= found["p99"] <= found["prompt"] + 1
 
