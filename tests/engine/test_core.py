@@ -239,11 +239,14 @@ def test_cancel_frees_the_blocks_at_once(
     make_core: MakeCore, prompt: list[int], table: list[bytes]
 ) -> None:
     core = make_core()
-    core.submit(generate_job(1, prompt, table, 100))
+    core.submit(generate_job(1, prompt, table, 200))
     for _ in range(5):
         core.step()
     assert core.blocks.used > 0
-    assert core.cancel(1) == (len(prompt), 5, 0)
+    used = core.cancel(1)
+    assert used is not None
+    assert used[0] == len(prompt)
+    assert 5 <= used[1] < 200  # as many as fit in a go
     assert core.blocks.used == 0
     assert not core.busy
     assert core.cancel(1) is None

@@ -85,7 +85,7 @@ def test_several_steps_in_one_go_count_each() -> None:
     for pace, seconds, steps in ((one, 0.010, 1), (many, 0.080, 8)):
         pace.observe(0, 4, seconds, steps)
         pace.observe(64, 4, 0.040)
-    assert one.budget(4) == many.budget(4) == 32
+    assert one.budget(4) == many.budget(4) == 24
 
 
 def test_an_unknown_number_of_streams_is_like_the_nearest_known() -> None:

@@ -107,6 +107,8 @@ class Core:
         prompts = [p.length for p in pieces if p.length > 1]
         seconds = time.perf_counter() - began
         self.scheduler.observe(sum(prompts), len(pieces) - len(prompts), seconds)
+        if not prompts:
+            self._step_seconds = seconds
 
     def _write(self, events: list[Event]) -> bool:
         """Several steps in one go, where everyone just writes; False if that isn't so."""

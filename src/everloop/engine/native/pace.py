@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-SMALLEST = 16
+SMALLEST = 8
 """A prompt gets at least this many tokens of a step, and multiples of it."""
 
-SLOWDOWN = 2.5
+SLOWDOWN = 2.25
 """A step with prompt tokens may take this many times as long as one without, …"""
 
 UNSEEN = 0.008
