@@ -154,6 +154,24 @@ def test_seeds_make_answers_repeat_and_their_lack_makes_them_differ(shared: Shar
     shared(body)
 
 
+def test_a_prompt_is_remembered_for_its_own_tenant(shared: Shared) -> None:
+    async def body(engine: NativeEngine) -> None:
+        async def cached(**changes: object) -> int:
+            request = greedy(prompt=(*range(5, 205),), max_tokens=3, **changes)
+            usage = (await collect(await engine.generate(request)))[-1].usage
+            assert usage is not None
+            return usage.cached_tokens
+
+        assert [await cached(tenant=t) for t in ("a", "a", "b", "b", "a")] == [0, 192, 0, 192, 192]
+        assert await cached(tenant="b", echo=True, logprobs=0) == 0
+        await engine.score(
+            ScoreRequest(prompt=(*range(5, 205),), continuations=((1,),), tenant="c")
+        )
+        assert [await cached(tenant=t) for t in "cd"] == [192, 0]
+
+    shared(body)
+
+
 def test_messages_token_ids_and_the_middle(
     shared: Shared, model_dir: Path, tokenizer: Tokenizer
 ) -> None:
