@@ -6,10 +6,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .chart import MODELS, points
 from .goals import GOALS, middle
 from .measures import ROWS, Measure, Unit
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
 """What stands between them in a page is written by the bench; all else is hand-written."""
@@ -113,9 +117,32 @@ def show(results: Mapping[str, Any]) -> None:
         mark = {True: "[green]met[/]", False: "[red]not met[/]", None: "–"}[line.met]
         table.add_row(title, *line.cells, line.limit, line.value, line.bound, mark)
     console = Console(width=None if Console().is_terminal else 190)
-    console.print(table)
+    if table.row_count:
+        console.print(table)
+    for curve in _curves(results):
+        console.print(curve)
     for note in notes(results):
         console.print(note, style="dim", highlight=False, markup=False)
+
+
+def _curves(results: Mapping[str, Any]) -> Iterable[Table]:
+    """The points of each curve: tokens a second by streams or by the prompt's length."""
+    from rich.table import Table
+
+    for model, name in MODELS.items():
+        for kind, of in (("streams", "streams"), ("prompt", "prompt tokens")):
+            sides = points(results, kind, model)
+            ticks = sorted({n for values in sides.values() for n, _ in values})
+            if ticks:
+                table = Table(title=f"{name}: tokens/s by {of}", title_justify="left")
+                table.add_column("")
+                for tick in ticks:
+                    table.add_column(str(tick), justify="right")
+                for side, values in sides.items():
+                    known = dict(values)
+                    cells = [number(known[n], "tok/s") if n in known else "–" for n in ticks]
+                    table.add_row(side, *cells)
+                yield table
 
 
 def headline(results: Mapping[str, Any]) -> str:

@@ -107,6 +107,9 @@ def test_the_terminal_shows_the_table(
     shown = capsys.readouterr().out
     assert "2.27 × llama.cpp" in shown
     assert "AMD EPYC, 2 cores" in shown
+    assert "default model, 8 bit: tokens/s by prompt tokens" in shown
+    report.show({**results, "values": {}})
+    assert "read 512" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["performance.md", "performance.zh-CN.md"])
