@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 
 from everloop.engine.native.backend import Backend, Floats, Rows, Top, Writer
 from everloop.engine.native.blocks import BlockManager
-from everloop.engine.native.jobs import Event, GenerateJob, Job, ScoreJob
+from everloop.engine.native.drafting import Drafting, Plan
+from everloop.engine.native.jobs import Event, GenerateJob, Job, ScoreJob, Used
 from everloop.engine.native.scheduler import Scheduler
 from everloop.engine.native.sequence import Piece, Sequence
 
@@ -30,8 +32,13 @@ class Core:
     `cancel` ends a job and frees its blocks at once. Not thread-safe.
     """
 
-    def __init__(self, backend: Backend, *, max_running: int, chunk: int) -> None:
+    def __init__(
+        self, backend: Backend, *, max_running: int, chunk: int, drafting: bool = True
+    ) -> None:
+        """`chunk` bounds the prompt tokens of one step; `drafting` what comes with them is in
+        `drafting`."""
         self.backend = backend
+        self.drafting = Drafting(backend.vocab_size) if drafting else None
         self.blocks = BlockManager(backend.blocks, backend.block_size)
         self.scheduler = Scheduler(self.blocks, max_running=max_running, chunk=chunk)
         self._jobs: dict[int, Job] = {}
@@ -51,11 +58,13 @@ class Core:
             return
         if isinstance(job, GenerateJob):
             job.sampler = self.backend.sampler(job.choice, job.seed)
+            if self.drafting is not None:
+                job.drafts()
         self._jobs[job.key] = job
         for sequence in job.sequences:
             self.scheduler.add(sequence)
 
-    def cancel(self, key: int) -> tuple[int, int, int] | None:
+    def cancel(self, key: int) -> Used | None:
         """Ends a job; returns the tokens it used, or None if there is no such job (any more)."""
         job = self._jobs.get(key)
         if job is None:
@@ -66,32 +75,41 @@ class Core:
     def step(self) -> list[Event]:
         """Computes one batch. Events are in order for each job."""
         events, self._ready = self._ready, []
-        if not self._write(events):
-            self._compute(events)
+        began = time.perf_counter()
+        plan = Plan() if self.drafting is None else self.drafting.plan(self.scheduler.running)
+        if plan.drafts or not self._write(plan.steps, began, events):
+            self._compute(plan.drafts, began, events)
         return events
 
-    def _compute(self, events: list[Event]) -> None:
-        """One step of whatever the scheduler plans."""
+    def _compute(
+        self, drafts: Mapping[Sequence, list[int]], began: float, events: list[Event]
+    ) -> None:
+        """One step of whatever the scheduler plans, with `drafts`."""
         pieces = self.scheduler.plan()
         if not pieces:
             return
-        began = time.perf_counter()
+        if drafts:
+            self._draft(pieces, drafts)
         fine = self.backend.forward(
             [
                 Rows(
-                    ids=p.sequence.tokens[p.start : p.start + p.length],
+                    ids=[*p.sequence.tokens[p.start : p.start + p.length], *p.draft],
                     start=p.start,
                     table=p.sequence.blocks,
                 )
                 for p in pieces
             ]
         )
+        starts = _starts(pieces)
         for piece, good in zip(pieces, fine, strict=True):
             if not good:
-                self._fail(piece.sequence, events)
+                self._broken(piece, events)
         self.scheduler.advance([p for p, good in zip(pieces, fine, strict=True) if good])
-        starts = _starts(pieces)
-        alive = [(p, i) for p, i in zip(pieces, starts, strict=True) if not p.sequence.job.done]
+        alive = [
+            (p, i)
+            for p, i, good in zip(pieces, starts, fine, strict=True)
+            if good and not p.sequence.job.done
+        ]
         self._score(alive, events)
         for piece, i in alive:
             if piece.sequence.pools:
@@ -105,17 +123,16 @@ class Core:
                 sequence.ended = True
                 self._emit(sequence.job, sequence.job.computed(sequence), events)
         prompts = [p.length for p in pieces if p.length > 1]
-        seconds = time.perf_counter() - began
-        self.scheduler.observe(sum(prompts), len(pieces) - len(prompts), seconds)
-        if not prompts:
-            self._step_seconds = seconds
+        streams, rows = len(pieces) - len(prompts), sum(p.rows for p in pieces)
+        self._observe(sum(prompts), streams, rows, 1, time.perf_counter() - began)
 
-    def _write(self, events: list[Event]) -> bool:
-        """Several steps in one go, where everyone just writes; False if that isn't so."""
+    def _write(self, most: int, began: float, events: list[Event]) -> bool:
+        """Several steps in one go, at most so many, where everyone just writes; False if that
+        isn't so."""
         running = self.scheduler.running
         if not running or self.scheduler.idle_waiting:
             return False
-        most = RUN_STEPS
+        most = min(most, RUN_STEPS)
         jobs: list[GenerateJob] = []
         for sequence in running:
             job = sequence.job
@@ -130,7 +147,6 @@ class Core:
         if steps < 2:
             return False
         sequences = list(running)
-        began = time.perf_counter()
         made = self.backend.write(
             [
                 Writer(
@@ -144,26 +160,73 @@ class Core:
             ],
             steps,
         )
-        seconds = time.perf_counter() - began
-        self._step_seconds = seconds / len(made)
-        self.scheduler.observe(0, len(jobs), seconds, len(made))
         for i, (sequence, job) in enumerate(zip(sequences, jobs, strict=True)):
-            self._take(sequence, job, [step[i] for step in made], events)
+            self._take(sequence, job, [(step[i], None, []) for step in made], events, computed=0)
+        streams, seconds = len(jobs), time.perf_counter() - began
+        self._observe(0, streams, streams, len(made), seconds)
         return True
 
     def _take(
-        self, sequence: Sequence, job: GenerateJob, tokens: list[int], events: list[Event]
+        self,
+        sequence: Sequence,
+        job: GenerateJob,
+        news: Iterable[tuple[int, float | None, Top]],
+        events: list[Event],
+        *,
+        computed: int,
     ) -> None:
-        """Hands a job the tokens written for it, the first of them after all that is computed of
-        the sequence but its last token."""
-        for token in tokens:
+        """Hands a job the tokens drawn for it. Their sequence is computed up to the token that
+        number `computed` of them came from, and is now up to those that the others came from."""
+        for i, (token, logprob, top) in enumerate(news):
             if token < 0:
                 self._fail(sequence, events)
                 return
-            sequence.computed += 1
-            self._emit(job, job.sampled(token, None, []), events)
+            if i >= computed:
+                sequence.computed += 1
+            self._emit(job, job.sampled(token, logprob, top), events)
             if job.done:
                 return
+
+    def _observe(self, prompt: int, streams: int, rows: int, steps: int, seconds: float) -> None:
+        """Learns from `steps` steps, each with `prompt` prompt tokens, and for `streams` a token
+        and `rows` rows in all."""
+        drafted = rows - prompt - streams
+        if not prompt and self.drafting is not None:
+            if drafted:
+                self.drafting.costs.drafted(streams, rows, seconds)
+            else:
+                self.drafting.costs.wrote(streams, steps, seconds)
+        if not drafted:
+            self.scheduler.observe(prompt, streams, seconds, steps)
+            if not prompt:
+                self._step_seconds = seconds / steps
+
+    def _draft(self, pieces: list[Piece], drafts: Mapping[Sequence, list[int]]) -> None:
+        """Adds drafts to the pieces, as far as there are blocks for them that nobody will need
+        soon."""
+        blocks = self.blocks
+        for piece in pieces:
+            sequence = piece.sequence
+            draft = drafts.get(sequence)
+            if draft is None or piece.start + 1 < len(sequence.tokens):
+                continue  # thrown out meanwhile, and perhaps back already
+            room = len(sequence.blocks) * blocks.block_size - piece.start - 1
+            if room < len(draft) and blocks.free > len(self.scheduler.running):
+                room = self.scheduler.room(sequence, len(draft) + 1) - 1
+            piece.draft = draft[:room]
+
+    def _broken(self, piece: Piece, events: list[Event]) -> None:
+        """Numbers of a piece are not finite. If there was a draft, that may be to blame: the
+        block with its keys is computed again without it."""
+        sequence = piece.sequence
+        if not piece.draft:
+            self._fail(sequence, events)
+            return
+        size = self.backend.block_size
+        self.backend.clear(sequence.blocks[sequence.computed // size :])
+        sequence.computed -= sequence.computed % size
+        if sequence.job.drafter is not None:
+            sequence.job.drafter.stop()
 
     def _score(self, alive: list[tuple[Piece, int]], events: list[Event]) -> None:
         """Log-probabilities of the targets among this step's rows."""
@@ -193,37 +256,48 @@ class Core:
 
     def _sample(self, alive: list[tuple[Piece, int]], events: list[Event]) -> None:
         """The next token of every sequence whose tokens are all computed."""
-        last: list[tuple[GenerateJob, int, Sequence]] = []
+        writers: list[tuple[Piece, GenerateJob]] = []
+        rows: list[int] = []
         for piece, i in alive:
             sequence, job = piece.sequence, piece.sequence.job
             if sequence.samples and not sequence.left and not job.done:
                 assert isinstance(job, GenerateJob)
-                last.append((job, i + piece.length - 1, sequence))
-        if not last:
+                writers.append((piece, job))
+                rows += range(i + piece.length - 1, i + piece.rows)
+        if not writers:
             return
-        logits = self.backend.logits([row for _, row, _ in last])
-        drawn = self.backend.verify(logits, [j.sampler for j, _, _ in last], [()] * len(last))
-        found = self._chosen(logits, [job for job, _, _ in last], [t for (t,) in drawn])
-        for (job, _, sequence), (token,), (logprob, top) in zip(last, drawn, found, strict=True):
-            if token < 0:
-                self._fail(sequence, events)
-            else:
-                self._emit(job, job.sampled(token, logprob, top), events)
+        logits = self.backend.logits(rows)
+        drawn = self.backend.verify(
+            logits, [job.sampler for _, job in writers], [piece.draft for piece, _ in writers]
+        )
+        found = self._chosen(logits, writers, drawn)
+        for (piece, job), news in zip(writers, found, strict=True):
+            self._take(piece.sequence, job, news, events, computed=1)
 
     def _chosen(
-        self, logits: Floats, jobs: list[GenerateJob], tokens: list[int]
-    ) -> list[tuple[float | None, Top]]:
-        """Log-probabilities of sampled tokens, where they were asked for."""
-        found: list[tuple[float | None, Top]] = [(None, [])] * len(jobs)
-        asked = [i for i, job in enumerate(jobs) if job.wants_logprob() and tokens[i] >= 0]
+        self,
+        logits: Floats,
+        writers: list[tuple[Piece, GenerateJob]],
+        drawn: list[list[int]],
+    ) -> list[list[tuple[int, float | None, Top]]]:
+        """The tokens drawn for each, with log-probabilities where they were asked for."""
+        found: list[list[tuple[int, float | None, Top]]] = [
+            [(token, None, []) for token in tokens] for tokens in drawn
+        ]
+        asked: list[tuple[int, int, int, int]] = []  # row, writer, which of its tokens, top
+        row = 0
+        for w, ((piece, job), tokens) in enumerate(zip(writers, drawn, strict=True)):
+            if job.wants_logprob():
+                asked += [(row + i, w, i, job.top) for i, t in enumerate(tokens) if t >= 0]
+            row += len(piece.draft) + 1
         if asked:
             values = self.backend.logprobs(
-                logits if len(asked) == len(jobs) else logits[asked],
-                [tokens[i] for i in asked],
-                [jobs[i].top for i in asked],
+                logits if len(asked) == len(logits) else logits[[row for row, *_ in asked]],
+                [drawn[w][i] for _, w, i, _ in asked],
+                [top for *_, top in asked],
             )
-            for i, value in zip(asked, values, strict=True):
-                found[i] = value
+            for (_, w, i, _), (logprob, top) in zip(asked, values, strict=True):
+                found[w][i] = drawn[w][i], logprob, top
         return found
 
     def _fail(self, sequence: Sequence, events: list[Event]) -> None:
@@ -255,5 +329,5 @@ def _starts(pieces: list[Piece]) -> list[int]:
     out, at = [], 0
     for piece in pieces:
         out.append(at)
-        at += piece.length
+        at += piece.rows
     return out

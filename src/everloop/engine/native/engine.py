@@ -97,6 +97,7 @@ class NativeEngine(Engine):
     async def generate(self, request: GenerateRequest) -> Generation:
         prompts = self._check_ready()
         ids, max_tokens = await prompts.request(request)
+        prediction = await prompts.prediction(request.prediction or "")
         key = next(self._keys)
         generation = NativeGeneration(
             len(ids),
@@ -117,6 +118,7 @@ class NativeEngine(Engine):
             "logprobs": request.logprobs,
             "echo": request.echo,
             "stream": request.stream,
+            "prediction": prediction,
             "request_id": request.request_id,
             "tenant": request.tenant,
         }

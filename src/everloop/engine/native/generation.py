@@ -127,11 +127,16 @@ class NativeGeneration(Generation, Pending):
             await asyncio.shield(self._end)
         return self._usage
 
-    def _over(self, usage: tuple[int, int, int] | None) -> None:
+    def _over(self, usage: Sequence[int] | None) -> None:
         if usage is not None:
-            prompt, completion, cached = usage
+            prompt, completion, cached, *predicted = usage  # as `jobs.Used`
+            accepted, rejected = predicted or (0, 0)
             self._usage = Usage(
-                prompt_tokens=prompt, completion_tokens=completion, cached_tokens=cached
+                prompt_tokens=prompt,
+                completion_tokens=completion,
+                cached_tokens=cached,
+                accepted_prediction_tokens=accepted,
+                rejected_prediction_tokens=rejected,
             )
         self._ended = True
         _wake(self._news)

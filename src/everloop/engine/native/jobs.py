@@ -17,11 +17,16 @@ import numpy.typing as npt
 from everloop.engine.interface import FinishReason
 from everloop.engine.native.backend import Choice, Floats, Sampler, Top
 from everloop.engine.native.frames import Message
+from everloop.engine.native.proposals import Drafter
 from everloop.engine.native.sequence import Sequence
 from everloop.engine.native.text import Released, TextStream
 
 TokenBytes = Callable[[int], bytes]
 """Text bytes of a token; empty for special tokens, which are never shown."""
+
+Used = tuple[int, ...]
+"""Prompt, completion and cached tokens; then, where there is a prediction, how many of its tokens
+appeared in the output and how many did not."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,7 +37,7 @@ class Event:
     text: str = ""
     tokens: list[tuple[int, float | None, Top]] | None = None
     finish: FinishReason | None = None
-    usage: tuple[int, int, int] | None = None  # prompt, completion and cached tokens
+    usage: Used | None = None
     scores: list[list[float]] | None = None
     vectors: list[list[float]] | None = None
     error: str | None = None  # ends the job
@@ -57,6 +62,7 @@ class Job(ABC):
 
     top = 0  # alternatives wanted with each log-probability
     done = False
+    drafter: Drafter | None = None  # proposes what it may write next
 
     def __init__(self, key: int, request_id: str, tenant: str) -> None:
         self.key, self.request_id, self.tenant = key, request_id, tenant
@@ -83,8 +89,8 @@ class Job(ABC):
         """All of the sequence's tokens are computed (and it samples no further one)."""
 
     @abstractmethod
-    def usage(self) -> tuple[int, int, int]:
-        """Prompt, completion and cached tokens so far."""
+    def usage(self) -> Used:
+        """What it took so far."""
 
 
 class GenerateJob(Job):
@@ -106,6 +112,7 @@ class GenerateJob(Job):
         logprobs: int | None = None,
         echo: bool = False,
         stream: bool = True,
+        prediction: Seq[int] = (),
         request_id: str = "",
         tenant: str = "",
     ) -> None:
@@ -117,7 +124,7 @@ class GenerateJob(Job):
         self._prompt = len(prompt)
         self._unsent: deque[tuple[int, float | None, Top]] = deque()
         self._echoed: list[tuple[float, Top]] = []
-        self._streams = stream
+        self._streams, self._prediction = stream, prediction
         self._held: list[str] = []  # text that waits for the end
         self._held_tokens = 0
         sequence = Sequence(job=self, tokens=list(prompt), samples=max_tokens > 0)
@@ -133,8 +140,13 @@ class GenerateJob(Job):
     def wants_logprob(self) -> bool:
         return self._logprobs
 
-    def usage(self) -> tuple[int, int, int]:
-        return self._prompt, self._count, self.sequences[0].cached
+    def drafts(self) -> None:
+        """Lets it propose what it may write next; without that a prediction has no effect."""
+        self.drafter = Drafter(self._prompt, self._prediction)
+
+    def usage(self) -> Used:
+        used = self._prompt, self._count, self.sequences[0].cached
+        return used if self.drafter is None else used + self.drafter.usage(self.sequences[0].tokens)
 
     def scored(self, sequence: Sequence, logprob: float, top: Top) -> None:
         self._echoed.append((logprob, top))
@@ -151,6 +163,8 @@ class GenerateJob(Job):
         if self._count < self._max_tokens:
             self.sequences[0].tokens.append(token)
             return self._event(released, None, before)
+        if self.drafter is not None:
+            self.drafter.end(self.sequences[0].tokens, token)
         rest = self._stream.flush()
         rest.text = released.text + rest.text
         rest.tokens += released.tokens
@@ -222,7 +236,7 @@ class ScoreJob(Job):
         ]
         self._left = len(self.sequences)
 
-    def usage(self) -> tuple[int, int, int]:
+    def usage(self) -> Used:
         return self._prompt, 0, 0
 
     def scored(self, sequence: Sequence, logprob: float, top: Top) -> None:
@@ -253,7 +267,7 @@ class EmbedJob(Job):
         self._vectors: list[list[float]] = [[] for _ in texts]
         self._left = len(texts)
 
-    def usage(self) -> tuple[int, int, int]:
+    def usage(self) -> Used:
         return sum(len(s.tokens) for s in self.sequences), 0, 0
 
     def pooled(self, sequence: Sequence, hidden: Floats) -> None:

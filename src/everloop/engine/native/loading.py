@@ -9,6 +9,7 @@ from pathlib import Path
 
 from everloop.engine.native import library
 from everloop.engine.native.backend import Backend
+from everloop.engine.native.drafting import MOST_DRAFTED
 from everloop.engine.native.memory import available_memory, plan_blocks, token_bytes
 from everloop.engine.native.options import NativeOptions
 from everloop.errors import InvalidRequest
@@ -17,9 +18,6 @@ from everloop.model.config import ModelConfig
 SMALL = 20_000_000
 """Matrix weights below which a product takes no longer than waking a second thread, and many
 times longer when that thread's core is busy with something else."""
-
-MOST_DRAFTED = 16
-"""Rows of a step for each running sequence: its next token and what was drafted after it."""
 
 BITS = {"int8": 8, "int4": 4}
 
@@ -85,7 +83,7 @@ def _compiled(directory: Path, adapter: Path | None, options: NativeOptions, bit
         packed,
         blocks=blocks,
         threads=_threads(config, options),
-        max_rows=options.prefill_chunk + options.max_running * MOST_DRAFTED,
+        max_rows=options.prefill_chunk + options.max_running * (1 + MOST_DRAFTED),
     )
     return Loaded(
         config=config,

@@ -25,6 +25,8 @@ class NativeOptions:
     memory."""
     prefill_chunk: int = 512
     """Prompt tokens computed per step at most."""
+    drafting: bool = True
+    """Whether tokens are drafted ahead and verified together, where that is faster."""
     block_size: int = 32
     """Tokens in a block of the cache, where PyTorch computes."""
     start_seconds: float = 180.0

@@ -86,6 +86,17 @@ class Prompts:
             raise self.too_long(len(ids), wanted, request.prompt)
         return ids, room if wanted is None else wanted
 
+    async def prediction(self, text: str) -> list[int]:
+        """Token ids of what is expected to be written."""
+        _check_text(text, "prediction")
+        if len(text) > self.context_length * self._longest:
+            raise InvalidRequest(
+                f"The prediction has at least {-(-len(text) // self._longest)} tokens, but the "
+                f"model can't write more than {self.context_length}. Shorten it.",
+                param="prediction",
+            )
+        return await _long(len(text), self.tokenizer.encode, text)
+
     def too_long(
         self, tokens: int, wanted: int | None, prompt: Prompt, *, least: bool = False
     ) -> ContextLengthExceeded:

@@ -50,8 +50,15 @@ class Sequence:
 
 @dataclass(slots=True)
 class Piece:
-    """The next `length` uncomputed tokens of a sequence, planned for one step."""
+    """The next `length` uncomputed tokens of a sequence, planned for one step, and `draft`, what
+    may come after them."""
 
     sequence: Sequence
     start: int
     length: int
+    draft: abc.Sequence[int] = ()
+
+    @property
+    def rows(self) -> int:
+        """Tokens to compute."""
+        return self.length + len(self.draft)

@@ -38,7 +38,12 @@ class Worker:
             Path(setup["model_dir"]), None if adapter is None else Path(adapter), options
         )
         backend, config = loaded.backend, loaded.config
-        self._core = Core(backend, max_running=options.max_running, chunk=options.prefill_chunk)
+        self._core = Core(
+            backend,
+            max_running=options.max_running,
+            chunk=options.prefill_chunk,
+            drafting=options.drafting,
+        )
         self._sent = 0.0
         self._status: list[int] = []
         channel.send(
@@ -109,6 +114,7 @@ class Worker:
             logprobs=message["logprobs"],
             echo=message["echo"],
             stream=message["stream"],
+            prediction=message["prediction"],
             request_id=message["request_id"],
             tenant=message["tenant"],
         )

@@ -1,0 +1,83 @@
+"""How long a step takes, learnt from steps: whether drafting pays is a question of time."""
+
+from __future__ import annotations
+
+MEMORY = 0.9
+"""What a measured step leaves of the weight of those before it."""
+
+FORGET = 0.99
+"""What writing plainly leaves of it: what didn't pay long ago is tried again."""
+
+ENOUGH, MOST = 8, 24
+"""Steps of plain writing that must be measured to know it, and that are remembered at most."""
+
+STALE, LEFT = 256, 4
+"""After so many steps with drafts no more than this is left of them."""
+
+MORE_ROWS, TIMES, DOUBT = 16, 2.0, 0.3
+"""Supposed before anything is known: a step with so many more rows takes so many times as long;
+with so much weight beside a measured step."""
+
+
+class StepCosts:
+    """Seconds that writing takes: plainly, by the number of streams, and in a step with drafts, a
+    line over its rows that is fitted to relative errors."""
+
+    def __init__(self) -> None:
+        self._plain: dict[int, float] = {}
+        self._seen: dict[int, int] = {}  # steps that this comes from
+        self._drafted = 0  # steps
+        self._w = self._wx = self._wxx = self._wy = self._wxy = 0.0
+
+    def wrote(self, streams: int, steps: int, seconds: float) -> None:
+        """Takes the time of `steps` tokens for each of `streams`, without drafts."""
+        seconds /= steps
+        known, seen = self._plain.get(streams, seconds), self._seen.get(streams, 0) + steps
+        # An outlier is something else's doing: the machine has other work as well.
+        self._plain[streams] = known + steps / seen * (min(seconds, 2 * known) - known)
+        self._seen[streams] = min(seen, MOST)
+        self._fade(FORGET)
+
+    def drafted(self, streams: int, rows: int, seconds: float) -> None:
+        """Takes the time of a step for `streams` that computed `rows` rows, drafts among them."""
+        base, row = self.line(streams)
+        if self._w:
+            seconds = min(seconds, 2 * (base + row * rows))
+        self._fade(MEMORY)
+        w = seconds**-2
+        self._w += w
+        self._wx += w * rows
+        self._wxx += w * rows * rows
+        self._wy += w * seconds
+        self._wxy += w * seconds * rows
+        self._drafted += 1
+        if self._drafted % STALE == 0:
+            self._seen = {n: min(seen, LEFT) for n, seen in self._seen.items()}
+
+    def plain(self, streams: int) -> float | None:
+        """Seconds of a token for each of `streams`; None if it should be measured first."""
+        return self._plain[streams] if self._seen.get(streams, 0) >= ENOUGH else None
+
+    def line(self, streams: int) -> tuple[float, float]:
+        """Seconds of a step with drafts: those of any, and those for each row."""
+        plain = self._plain.get(streams, 1.0)
+        w, wx, wxx, wy, wxy = self._w, self._wx, self._wxx, self._wy, self._wxy
+        for rows, seconds, weight in (
+            (streams, plain, 1.0),
+            (streams + MORE_ROWS, TIMES * plain, DOUBT),
+        ):
+            weight /= seconds * seconds
+            w += weight
+            wx += weight * rows
+            wxx += weight * rows * rows
+            wy += weight * seconds
+            wxy += weight * seconds * rows
+        row = max((w * wxy - wx * wy) / (w * wxx - wx * wx), 0.0)
+        return max((wy - row * wx) / w, 0.0), row
+
+    def _fade(self, kept: float) -> None:
+        self._w *= kept
+        self._wx *= kept
+        self._wxx *= kept
+        self._wy *= kept
+        self._wxy *= kept
