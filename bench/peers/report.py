@@ -91,6 +91,8 @@ def number(value: float, unit: Unit) -> str:
         case "tok/s":
             return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
         case "s":
+            if value < 1:
+                return f"{1000 * value:.3g} ms"
             return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
         case "ms":
             return f"{value:.1f} ms"
