@@ -13,7 +13,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +38,9 @@ ENDLESS = 2000
 FIRST_WORD = 262
 """Smaller ids are marks and bytes (see words.py)."""
 
+PATIENCE = 300.0
+"""Seconds after which an answer no longer comes."""
+
 KEPT = 3
 """Engines that stay for the next question; an older one gives its memory back."""
 
@@ -47,7 +50,7 @@ engines: dict[tuple[str, str, int, bool], NativeEngine] = {}
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Runs on the loop, which is never idle: the engine's watchdog lives there."""
-    return asyncio.run_coroutine_threadsafe(work, loop).result()
+    return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, PATIENCE), loop).result()
 
 
 def options(weights: str, threads: int, **chosen: Any) -> NativeOptions:
@@ -290,12 +293,12 @@ def gap(
     async def work() -> dict[str, Any]:
         own = await engine(model, weights, threads)
         arrivals = [Arrival() for _ in prompts]
-        async with running(own, prompts, arrivals):
+        async with running(own, prompts, arrivals) as check:
             while min(len(a.times) for a in arrivals) < 2:
-                await asyncio.sleep(0.002)
+                await check()
             ready = time.perf_counter()
             while min(sum(t > ready for t in a.times) for a in arrivals) < pieces:
-                await asyncio.sleep(0.002)
+                await check()
             came = time.perf_counter()
             done = (await stream(own, prompt, 1)).last
             await asyncio.sleep(0.02)
@@ -314,15 +317,24 @@ def gap(
 @contextlib.asynccontextmanager
 async def running(
     own: NativeEngine, prompts: list[list[int]], arrivals: list[Arrival]
-) -> AsyncIterator[None]:
-    """Streams that go on until the block ends."""
+) -> AsyncIterator[Callable[[], Coroutine[Any, Any, None]]]:
+    """Streams that go on until the block ends. What it gives waits a moment, and raises if one has
+    ended by itself."""
     tasks = [
         asyncio.create_task(stream(own, p, ENDLESS, arrival=a))
         for p, a in zip(prompts, arrivals, strict=True)
     ]
+
+    async def check() -> None:
+        for task in tasks:
+            if task.done():
+                task.result()
+                raise RuntimeError(f"a stream ended after {ENDLESS} tokens, before it was measured")
+        await asyncio.sleep(0.002)
+
     try:
-        yield
-        assert not any(task.done() for task in tasks), "a stream ended before it was measured"
+        yield check
+        await check()
     finally:
         for task in tasks:
             task.cancel()
