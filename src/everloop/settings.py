@@ -119,6 +119,13 @@ class Settings:
     prefill_chunk: int = _setting(
         512, "int", "engine", "Prompt tokens computed per step, at most.", minimum=16, maximum=65536
     )
+    drafting: str = _setting(
+        "on",
+        "choice",
+        "engine",
+        "Whether likely tokens are drafted and verified together, where that is faster.",
+        choices=("on", "off"),
+    )
     max_queue: int = _setting(
         256, "int", "engine", "Requests that may wait; the next one gets a 429.", minimum=0
     )

@@ -99,8 +99,11 @@ def eager_backend(model_dir: Path, tokens: int) -> EagerBackend:
 def exact_core(model_dir: Path) -> Callable[..., Core]:
     """A fresh core over the small model in float32."""
 
-    def make(*, tokens: int = 1024, max_running: int = 16, chunk: int = 64) -> Core:
-        return Core(eager_backend(model_dir, tokens), max_running=max_running, chunk=chunk)
+    def make(
+        *, tokens: int = 1024, max_running: int = 16, chunk: int = 64, drafting: bool = True
+    ) -> Core:
+        backend = eager_backend(model_dir, tokens)
+        return Core(backend, max_running=max_running, chunk=chunk, drafting=drafting)
 
     return make
 
@@ -126,8 +129,11 @@ def make_backend(
 def make_core(make_backend: MakeBackend) -> Callable[..., Core]:
     """A fresh core over the small model; `tokens` is what its cache holds."""
 
-    def make(*, tokens: int = 1024, max_running: int = 16, chunk: int = 64) -> Core:
-        return Core(make_backend(tokens), max_running=max_running, chunk=chunk)
+    def make(
+        *, tokens: int = 1024, max_running: int = 16, chunk: int = 64, drafting: bool = True
+    ) -> Core:
+        backend = make_backend(tokens)
+        return Core(backend, max_running=max_running, chunk=chunk, drafting=drafting)
 
     return make
 

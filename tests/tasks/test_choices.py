@@ -203,8 +203,11 @@ def test_edit_asks_with_instruction_and_text() -> None:
         assert len((await edited.collect()).choices) == 2
         (turn,) = engine.started[0].prompt
         assert turn == {"role": "user", "content": "Fix the spelling.\n\nteh cat"}
+        assert [request.prediction for request in engine.started] == ["teh cat"] * 2
         await (await edit(engine, text="", instruction="Write a line.")).collect()
         assert engine.started[-1].prompt[0]["content"] == "Write a line."
+        await (await edit(engine, text="a", instruction="Fix.", prediction="b")).collect()
+        assert [request.prediction for request in engine.started[-2:]] == ["", "b"]
 
     asyncio.run(run())
 

@@ -124,6 +124,14 @@ def test_correct_keeps_the_white_space_around() -> None:
     assert run(correct(Says("the cat"), "  teh cat\n")).text == "  the cat\n"
 
 
+def test_correct_predicts_that_little_changes() -> None:
+    engine = Says("the cat")
+    run(correct(engine, " teh cat\n"))
+    run(correct(engine, "teh cat", prediction="the cat"))
+    run(summarize(engine, "teh cat"))
+    assert [request.prediction for request in engine.started] == ["teh cat", "the cat", None]
+
+
 def test_length_is_bound_by_the_context() -> None:
     engine = Says("short")
     run(summarize(engine, "word " * 20, max_tokens=7))

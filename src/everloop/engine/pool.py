@@ -128,6 +128,7 @@ class EnginePool:
             max_queue=settings.max_queue,
             kv_tokens=settings.kv_tokens,
             prefill_chunk=settings.prefill_chunk,
+            drafting=settings.drafting == "on",
         )
         directory, adapter = version.path, None
         if version.base is not None:

@@ -53,10 +53,12 @@ async def ask(
     *,
     max_tokens: int,
     sampling: Sampling = GREEDY,
+    prediction: str | None = None,
     tenant: str = "",
     request_id: str = "",
 ) -> Reply:
     """The model's reply to one user message, of at most `max_tokens` or what the context leaves.
+    A `prediction` of it makes it faster where it is right, and changes nothing.
 
     Raises what `Engine.generate` raises; ContextLengthExceeded only if the message leaves no room.
     """
@@ -65,6 +67,7 @@ async def ask(
         prompt=prompt,
         max_tokens=max_tokens,
         sampling=sampling,
+        prediction=prediction,
         tenant=tenant,
         request_id=request_id,
     )

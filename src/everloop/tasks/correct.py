@@ -14,10 +14,12 @@ async def correct(
     *,
     lang: str | None = None,
     max_tokens: int | None = None,
+    prediction: str | None = None,
     tenant: str = "",
     request_id: str = "",
 ) -> Reply:
-    """`text` without its mistakes; white space around it is kept as the user wrote it.
+    """`text` without its mistakes; white space around it is kept as the user wrote it. Most of it
+    will be as it was, so that is the `prediction` if none is given.
 
     Raises what `Engine.generate` raises; InvalidRequest for an empty text.
     """
@@ -26,6 +28,7 @@ async def correct(
         engine,
         instruction("correct", checked(lang, bare), text=bare),
         max_tokens=room_for(bare) if max_tokens is None else max_tokens,
+        prediction=bare if prediction is None else prediction,
         tenant=tenant,
         request_id=request_id,
     )

@@ -25,10 +25,12 @@ async def edit(
     n: int = 1,
     max_tokens: int | None = None,
     sampling: Sampling | None = None,
+    prediction: str | None = None,
     tenant: str = "",
     request_id: str = "",
 ) -> Choices:
     """n versions of `text` changed as `instruction` says; an empty text is written from nothing.
+    Without a `prediction` the text as it is will do.
 
     Raises what `Engine.generate` raises, before anything runs; InvalidRequest for n and for an
     empty instruction.
@@ -38,6 +40,7 @@ async def edit(
         prompt=edit_prompt(text, told),
         max_tokens=max_tokens,
         sampling=sampling or Sampling(),
+        prediction=text.strip() if prediction is None else prediction,
         tenant=tenant,
         request_id=request_id,
     )

@@ -14,9 +14,9 @@ ENOUGH, MOST = 8, 24
 STALE, LEFT = 256, 4
 """After so many steps with drafts no more than this is left of them."""
 
-MORE_ROWS, TIMES, DOUBT = 16, 2.0, 0.3
-"""Supposed before anything is known: a step with so many more rows takes so many times as long;
-with so much weight beside a measured step."""
+SUPPOSED, DOUBT = 16, 0.3
+"""Supposed before anything is known: what a step costs by itself is what so many rows cost; with so
+much weight beside a measured step."""
 
 
 class StepCosts:
@@ -64,7 +64,7 @@ class StepCosts:
         w, wx, wxx, wy, wxy = self._w, self._wx, self._wxx, self._wy, self._wxy
         for rows, seconds, weight in (
             (streams, plain, 1.0),
-            (streams + MORE_ROWS, TIMES * plain, DOUBT),
+            (streams + SUPPOSED, plain * (1 + SUPPOSED / (SUPPOSED + streams)), DOUBT),
         ):
             weight /= seconds * seconds
             w += weight
@@ -73,7 +73,8 @@ class StepCosts:
             wy += weight * seconds
             wxy += weight * seconds * rows
         row = max((w * wxy - wx * wy) / (w * wxx - wx * wx), 0.0)
-        return max((wy - row * wx) / w, 0.0), row
+        base = (wy - row * wx) / w
+        return (base, row) if base > 0 else (0.0, wxy / wxx)
 
     def _fade(self, kept: float) -> None:
         self._w *= kept
