@@ -17,6 +17,18 @@ uint64_t mix(uint64_t x) {
 // Below this a float32 weight underflows: only the largest logit counts there anyway.
 constexpr float kCoolest = 1e-6f;
 
+constexpr int kStretch = 64;
+
+// In eight sums that don't wait for each other, added in an order of their own.
+double sum(const float* x, int count) {
+  double part[8] = {};
+  int i = 0;
+  for (; i + 8 <= count; i += 8)
+    for (int j = 0; j < 8; ++j) part[j] += double(x[i + j]);
+  for (; i < count; ++i) part[i % 8] += double(x[i]);
+  return ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
+}
+
 }  // namespace
 
 double uniform(uint64_t seed, uint64_t counter) {
@@ -97,17 +109,33 @@ int Sampler::draw(const float* weights, int vocabulary, double total, Workspace&
   const double u = uniform(rules_.seed, drawn_);
   const bool cuts = rules_.top_k > 0 || rules_.top_p < 1.0f || rules_.min_p > 0.0f;
   if (!cuts) {
-    double limit = 0.0, running = 0.0;
-    for (int i = 0; i < vocabulary; ++i) limit += double(weights[i]);
+    // Sums of stretches first: only one of them is walked through token by token.
+    auto& sums = space.sums;
+    sums.clear();
+    double limit = 0.0;
+    for (int i = 0; i < vocabulary; i += kStretch) {
+      sums.push_back(sum(weights + i, std::min(kStretch, vocabulary - i)));
+      limit += sums.back();
+    }
     limit *= u;
-    int last = 0;
-    for (int i = 0; i < vocabulary; ++i) {
+    double running = 0.0;
+    size_t stretch = 0, last = 0;  // the last one with weight, where rounding passes all by
+    for (; stretch < sums.size(); ++stretch) {
+      if (sums[stretch] == 0.0) continue;
+      last = stretch;
+      if (running + sums[stretch] > limit) break;
+      running += sums[stretch];
+    }
+    if (stretch == sums.size()) running -= sums[last];
+    const int end = std::min(vocabulary, int(last + 1) * kStretch);
+    int token = 0;
+    for (int i = int(last) * kStretch; i < end; ++i) {
       if (weights[i] == 0.0f) continue;
       running += double(weights[i]);
-      last = i;
+      token = i;
       if (running > limit) break;
     }
-    return last;
+    return token;
   }
   // Candidates largest first: those above a floor, which falls until the cut is known.
   auto& best = space.best;

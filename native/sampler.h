@@ -22,6 +22,7 @@ struct Rules {
 struct Workspace {  // of one thread
   std::vector<float> logits, weights;
   std::vector<std::pair<float, int>> best;
+  std::vector<double> sums;
 };
 
 class Sampler {
