@@ -1,0 +1,232 @@
+"""The compiled step: every layout against the Transformer with the same quantization, its bits
+whatever is computed beside it, its sampler, and its packed files."""
+
+from __future__ import annotations
+
+import random
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from everloop.engine.native import library
+from everloop.engine.native.backend import Choice, Rows, Writer
+from everloop.engine.native.compiled import CompiledBackend
+from everloop.engine.native.eager import EagerSampler
+from everloop.engine.native.noise import uniform
+from everloop.engine.native.packed import PackedModel, open_packed, source_key
+from everloop.engine.native.sampler import sample
+from everloop.errors import DataError
+from everloop.model import checkpoint
+from everloop.model.config import ModelConfig
+from everloop.model.transformer import Transformer
+from tests.model.layouts import LAYOUTS, sample_ids, saved
+
+ISAS = ("avx512vnni", "avx2", "portable")
+LENGTH = 70
+
+
+def runs_here(isa: str) -> bool:
+    try:
+        library.load(isa)
+    except library.Missing:
+        return False
+    return True
+
+
+def backend_for(
+    directory: Path, cache: Path, *, bits: int = 8, threads: int = 1, isa: str | None = None
+) -> CompiledBackend:
+    packed = open_packed(directory, None, bits=bits, cache=cache)
+    return CompiledBackend(packed, blocks=40, threads=threads, max_rows=512, isa=isa)
+
+
+def logits(backend: CompiledBackend, ids: list[int], chunks: list[int], first: int = 0) -> Tensor:
+    """Logits of every position, computed in pieces of `chunks` tokens."""
+    out, at = [], 0
+    for size in chunks:
+        piece = ids[at : at + size]
+        table = list(range(first, first + -(-(at + size) // backend.block_size)))
+        assert backend.forward([Rows(ids=piece, start=at, table=table)]) == [True]
+        out.append(torch.from_numpy(backend.logits(range(size)).copy()))
+        at += size
+    return torch.cat(out)
+
+
+def quantized(model: Transformer) -> Transformer:
+    """The model with 8-bit weights (a scale an output) and 8-bit inputs (a scale a token)."""
+
+    def rounded(x: Tensor) -> Tensor:
+        scale = x.abs().amax(-1, keepdim=True) / 127
+        return torch.where(scale > 0, (x / scale).round() * scale, 0.0)
+
+    for module in list(model.modules()):
+        if isinstance(module, nn.Linear):
+            module.weight = nn.Parameter(rounded(module.weight.detach()))
+            module.register_forward_pre_hook(lambda _, inputs: (rounded(inputs[0]),))
+    embedding = model.model.embed_tokens
+    embedding.weight = nn.Parameter(rounded(embedding.weight.detach()))
+    return model
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("isa", ISAS)
+def test_every_layout_is_the_quantized_transformer(layout: str, isa: str, tmp_path: Path) -> None:
+    if not runs_here(isa):
+        pytest.skip(f"this processor doesn't run {isa}")
+    saved(layout, tmp_path / "model")
+    ids = sample_ids(40, 1)
+    _, model = checkpoint.load(tmp_path / "model")
+    with torch.inference_mode():
+        want = quantized(model)(ids)[0]
+    backend = backend_for(tmp_path / "model", tmp_path / "cache", isa=isa)
+    got = logits(backend, ids[0].tolist(), [33, 1, 6])
+    # Keys and values are float16, and a number on the edge may round the other way: noise of
+    # 0.05 % in the values alone moves these small models' logits by 0.03 of their spread.
+    error = (got - want).std() / want.std()
+    assert error < 0.05, error
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("isa", ISAS)
+def test_any_pieces_and_neighbours_give_the_same_bits(bits: int, isa: str, tmp_path: Path) -> None:
+    if not runs_here(isa):
+        pytest.skip(f"this processor doesn't run {isa}")
+    saved("qwen2-some-windows", tmp_path / "model")
+    backend = backend_for(tmp_path / "model", tmp_path / "cache", bits=bits, isa=isa)
+    ids = sample_ids(LENGTH, 1)[0].tolist()
+    whole = logits(backend, ids, [LENGTH])
+    for chunks in ([1] * LENGTH, [64, 6], [7] * 10, [33, 1, 1, 35]):
+        assert torch.equal(logits(backend, ids, chunks, first=3), whole), chunks
+    rng = random.Random(bits)
+    others = [[rng.randrange(97) for _ in range(rng.randint(1, 60))] for _ in range(12)]
+    batch = [Rows(ids=t, start=0, table=[8 + 2 * i, 9 + 2 * i]) for i, t in enumerate(others)]
+    backend.forward([*batch[:5], Rows(ids=ids, start=0, table=[5, 6, 7]), *batch[5:]])
+    at = sum(map(len, others[:5]))
+    assert torch.equal(torch.from_numpy(backend.logits(range(at, at + LENGTH))), whole)
+
+
+def test_threads_change_no_bit(tmp_path: Path) -> None:
+    saved("qwen3", tmp_path / "model")
+    ids = sample_ids(LENGTH, 1)[0].tolist()
+    runs = [
+        logits(backend_for(tmp_path / "model", tmp_path / "cache", threads=n), ids, [64, 1, 5])
+        for n in (1, 2, 3)
+    ]
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(runs[0], runs[2])
+
+
+def test_writing_in_one_go_is_writing_step_by_step(tmp_path: Path) -> None:
+    saved("qwen3", tmp_path / "model")
+    backend = backend_for(tmp_path / "model", tmp_path / "cache")
+    choices = [
+        Choice(temperature=0.0),
+        Choice(temperature=1.0),
+        Choice(temperature=0.8, top_p=0.9, repetition_penalty=1.2, prompt=frozenset({3, 5})),
+        Choice(temperature=1.2, top_k=5, frequency_penalty=0.5, logit_bias={7: 2.0}),
+    ]
+
+    def writers() -> list[Writer]:
+        return [
+            Writer(
+                id=i + 1,
+                position=0,
+                table=[2 * i, 2 * i + 1],
+                sampler=backend.sampler(choice, seed=i),
+                ends=frozenset(),
+            )
+            for i, choice in enumerate(choices)
+        ]
+
+    fast = backend.write(writers(), 40)
+    slow = super(CompiledBackend, backend).write(writers(), 40)
+    assert fast == slow
+    assert len(fast) == 40
+    end = fast[11][1]
+    first = [step[1] for step in fast].index(end)
+    stopping = writers()
+    stopping[1] = Writer(**{f: getattr(stopping[1], f) for f in ("id", "position", "table")},
+                         sampler=stopping[1].sampler, ends=frozenset({end}))  # fmt: skip
+    assert backend.write(stopping, 40) == fast[: first + 1]
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_samples_what_the_pytorch_sampler_samples(
+    tiny: CompiledBackend, data: st.DataObject
+) -> None:
+    """Both follow one specification; only a draw on the very edge between two tokens may differ."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    size = tiny.vocab_size
+    choice = Choice(
+        temperature=data.draw(st.sampled_from([0.0, 0.01, 0.6, 1.0, 2.0])),
+        top_p=data.draw(st.sampled_from([1.0, 0.95, 0.5, 0.01])),
+        top_k=data.draw(st.sampled_from([0, 1, 3, 50, 10**6])),
+        min_p=data.draw(st.sampled_from([0.0, 0.001, 0.2, 1.0])),
+        presence_penalty=data.draw(st.sampled_from([0.0, 0.5])),
+        frequency_penalty=data.draw(st.sampled_from([0.0, -0.3])),
+        repetition_penalty=data.draw(st.sampled_from([1.0, 1.3])),
+        logit_bias=data.draw(st.dictionaries(st.integers(0, size - 1), st.floats(-5, 5))),
+        prompt=frozenset(rng.integers(0, size, 5).tolist()),
+    )
+    rows = (rng.standard_normal((6, size)) * data.draw(st.sampled_from([0.1, 2, 10]))).astype("f4")
+    mine, theirs = tiny.sampler(choice, 9), EagerSampler(choice, 9)
+    for i in range(len(rows)):
+        [[token]] = tiny.verify(rows[i : i + 1], [mine], [()])
+        row = torch.from_numpy(rows[i : i + 1])
+        [want] = sample(row, [choice], [uniform(9, i)])
+        if token != want:  # the neighbouring draws tell whether it was on the edge
+            near = [sample(row, [choice], [uniform(9, i) + d])[0] for d in (-1e-5, 1e-5)]
+            assert token in near
+            return
+        theirs.accept(want)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> CompiledBackend:
+    folder = tmp_path_factory.mktemp("tiny")
+    saved("qwen3", folder / "model")
+    return backend_for(folder / "model", folder / "cache")
+
+
+def test_broken_truncated_and_foreign_files_are_packed_again(tmp_path: Path) -> None:
+    saved("llama", tmp_path / "model")
+    cache = tmp_path / "cache"
+    first = open_packed(tmp_path / "model", None, bits=8, cache=cache)
+    whole = first.path.read_bytes()
+    header = 8 + struct.unpack("<Q", whole[:8])[0]
+    for broken in (
+        b"",
+        whole[:5],
+        whole[: header - 9],
+        whole[:-64],
+        whole + bytes(64),
+        whole.replace(source_key(tmp_path / "model", None, 8).encode(), b"0" * 64),
+        b"\xff" * len(whole),
+    ):
+        first.path.write_bytes(broken)
+        again = open_packed(tmp_path / "model", None, bits=8, cache=cache)
+        assert again.path.read_bytes() == whole
+
+
+def test_a_changed_model_is_packed_anew_and_another_key_is_refused(tmp_path: Path) -> None:
+    saved("llama", tmp_path / "model")
+    packed = open_packed(tmp_path / "model", None, bits=8, cache=tmp_path / "cache")
+    before = source_key(tmp_path / "model", None, 8)
+    with pytest.raises(DataError, match="something else"):
+        PackedModel(packed.path, ModelConfig.load(tmp_path / "model"), "0" * 64)
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes())
+    assert source_key(tmp_path / "model", None, 8) != before
+    assert source_key(tmp_path / "model", None, 4) != before
+
+
+def test_an_unknown_instruction_set_is_named() -> None:
+    with pytest.raises(library.Missing, match="EVERLOOP_ISA=sse9"):
+        library.load("sse9")
