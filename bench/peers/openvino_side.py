@@ -24,7 +24,7 @@ def pipeline(model: str, threads: int) -> Any:
         while len(pipelines) >= KEPT:
             pipelines.pop(next(iter(pipelines)))
         settings = {"INFERENCE_NUM_THREADS": threads} if threads else {}
-        own = openvino_genai.LLMPipeline(model, "CPU", settings)
+        own = openvino_genai.LLMPipeline(model, "CPU", **settings)
     pipelines[key] = own  # now the youngest
     return own
 

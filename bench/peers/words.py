@@ -1,9 +1,9 @@
-"""A tokenizer whose tokens are words, for models whose weights are random.
+"""A tokenizer whose every token is visible text, and nearly all are words.
 
-Every token but the bytes and marks is a space and one to four letters, and each is reached by
-merges, so that any row of such tokens is the text's only spelling: text, ids and text again are
-the same. Predicted outputs can then be given as text, and each token shows as soon as it is there.
-It has as many merges as a real tokenizer, and takes as long to load.
+A word is a space and one to four letters, reached by merges, so that any row of words is the text's
+only spelling: text, ids and text again are the same. Predicted outputs can then be given as text,
+and each token shows as soon as it is there. There are as many merges as a real tokenizer has, and
+loading them takes as long.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from everloop.model.template import write_template
 from everloop.model.tokenizer import byte_alphabet
-from everloop.model.train_tokenizer import MINIMUM_VOCABULARY, SPECIAL_TOKENS, SPLIT
+from everloop.model.train_tokenizer import SPECIAL_TOKENS, SPLIT
 
-FIRST_WORD = MINIMUM_VOCABULARY
-"""Smaller ids are marks and bytes."""
+SIGNS = sorted(byte_alphabet()[code] for code in range(ord(" "), ord("~") + 1))
+"""Printable ASCII, as byte-level BPE spells it. Other bytes alone are no text."""
+
+FIRST_WORD = len(SPECIAL_TOKENS) + len(SIGNS)
+"""Smaller ids are marks and signs."""
 
 
 def words() -> Iterator[str]:
@@ -33,7 +36,7 @@ def words() -> Iterator[str]:
 def write_tokenizer(directory: Path, vocab_size: int) -> None:
     """Writes tokenizer.json, its config and a chat template for `vocab_size` ids."""
     space = byte_alphabet()[ord(" ")]
-    tokens = [*SPECIAL_TOKENS, *sorted(byte_alphabet().values())]
+    tokens = [*SPECIAL_TOKENS, *SIGNS]
     merges = []
     for word in itertools.islice(words(), vocab_size - len(tokens)):
         merges.append((space + word[:-1], word[-1]))
@@ -46,7 +49,7 @@ def write_tokenizer(directory: Path, vocab_size: int) -> None:
         ]
     )
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(list(SPECIAL_TOKENS))
+    backend.add_tokens(list(SPECIAL_TOKENS))  # not as special ones, which are never shown
     directory.mkdir(parents=True, exist_ok=True)
     backend.save(str(directory / "tokenizer.json"))
     write_template(directory, 4096)
