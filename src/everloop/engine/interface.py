@@ -9,7 +9,7 @@ kernels, shared prefixes, drafting) live behind this interface and change no fie
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
@@ -109,7 +109,7 @@ class Generation(ABC):
         """Yields chunks until one has a finish_reason. Raises EngineUnavailable if the engine
         dies meanwhile."""
 
-    async def groups(self) -> AsyncIterator[Sequence[Chunk]]:
+    async def groups(self) -> AsyncGenerator[Sequence[Chunk], None]:
         """As iterating, with all chunks that are there at once in one group, never empty: where
         many come, much is paid once a group instead of once a chunk."""
         async for chunk in self:

@@ -43,6 +43,7 @@ class Dialogue(Suite):
             prompt=(Message(role="user", content=row["prompt"]),),
             sampling=SAMPLING,
             max_tokens=MAX_TOKENS,
+            stream=False,
         )
         collected = await (await converse(engine, request)).collect()
         choice = collected.choices[0]

@@ -18,7 +18,7 @@ from everloop.server.errors import renamed
 from everloop.server.generate import Start, answered, pieces
 from everloop.server.parameters import ChatParameters
 from everloop.server.service import fingerprint
-from everloop.server.stream import DONE, EventStream, sse
+from everloop.server.stream import DONE, EventStream, TextEvents, sse
 from everloop.server.wire import JSON, chat_logprobs, new_id, usage
 
 router = APIRouter()
@@ -47,6 +47,7 @@ async def chat(request: Request, engine_name: str | None = None) -> Response:
         stop=asked.stop,
         ignore_eos=asked.ignore_eos,
         logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
+        stream=asked.stream,
         prediction=asked.prediction,
         tenant=record.key or "",
         request_id=record.request_id,
@@ -84,22 +85,31 @@ async def _events(
     head = _head(engine, "chat.completion.chunk")
     tail = {"usage": None} if asked.include_usage else {}
 
-    def event(index: int, delta: dict[str, Any], logprobs: Any, finish: str | None) -> bytes:
+    def data(index: int, delta: dict[str, Any], logprobs: Any, finish: str | None) -> Any:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        return sse({**head, "choices": [choice], **tail})
+        return {**head, "choices": [choice], **tail}
 
-    begun: set[int] = set()
+    def content(index: int) -> TextEvents:
+        return TextEvents(lambda text: data(index, {"content": text}, None, None))
+
+    texts: dict[int, TextEvents] = {}
     async with aclosing(pieces(record, start)) as answers:
-        async for index, chunk in answers:
-            if index not in begun:
-                begun.add(index)
-                yield event(
-                    index, {"role": "assistant", "content": "", "refusal": None}, None, None
-                )
-            if chunk.text or chunk.tokens:
-                yield event(index, {"content": chunk.text}, _logprobs(asked, chunk.tokens), None)
-            if chunk.finish_reason is not None:
-                yield event(index, {}, None, chunk.finish_reason)
+        async for index, chunks in answers:
+            events = []
+            if index not in texts:
+                texts[index] = content(index)
+                first = {"role": "assistant", "content": "", "refusal": None}
+                events.append(sse(data(index, first, None, None)))
+            for chunk in chunks:
+                if asked.logprobs and (chunk.text or chunk.tokens):
+                    logprobs = _logprobs(asked, chunk.tokens)
+                    events.append(sse(data(index, {"content": chunk.text}, logprobs, None)))
+                elif chunk.text:
+                    events.append(texts[index](chunk.text))
+                if chunk.finish_reason is not None:
+                    events.append(sse(data(index, {}, None, chunk.finish_reason)))
+            if events:
+                yield b"".join(events)
     if asked.include_usage and record.usage is not None:
         yield sse({**head, "choices": [], "usage": usage(record.usage)})
     yield DONE

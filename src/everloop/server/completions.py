@@ -11,14 +11,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from everloop import tasks
-from everloop.engine.interface import Engine, GenerateRequest, TokenLogprob
+from everloop.engine.interface import Chunk, Engine, GenerateRequest, TokenLogprob
 from everloop.server.context import record_of, service_of
 from everloop.server.document import body_of
 from everloop.server.errors import renamed
 from everloop.server.generate import Start, answered, pieces
 from everloop.server.parameters import CompletionParameters
 from everloop.server.service import fingerprint
-from everloop.server.stream import DONE, EventStream, sse, until_gone
+from everloop.server.stream import DONE, EventStream, TextEvents, sse, until_gone
 from everloop.server.wire import JSON, CompletionLogprobs, new_id, usage
 
 router = APIRouter()
@@ -48,6 +48,7 @@ async def completion(request: Request, engine_name: str | None = None) -> Respon
             stop=asked.stop,
             ignore_eos=asked.ignore_eos,
             logprobs=asked.logprobs,
+            stream=asked.stream,
             echo=asked.echo,
             suffix=asked.suffix,
             tenant=record.key or "",
@@ -93,10 +94,25 @@ async def _events(
 ) -> AsyncGenerator[bytes, None]:
     record = record_of(request.scope)
     tail = {"usage": None} if asked.include_usage else {}
+
+    def data(index: int, chunk: Chunk) -> Any:
+        answer = choice(index, chunk.text, chunk.tokens, chunk.finish_reason)
+        return {**head, "choices": [answer], **tail}
+
+    def piece(index: int) -> TextEvents:
+        return TextEvents(lambda text: data(index, Chunk(text=text)))
+
+    texts: dict[int, TextEvents] = {}
     async with aclosing(pieces(record, start)) as answers:
-        async for index, chunk in answers:
-            piece = choice(index, chunk.text, chunk.tokens, chunk.finish_reason)
-            yield sse({**head, "choices": [piece], **tail})
+        async for index, chunks in answers:
+            if index not in texts:
+                texts[index] = piece(index)
+            yield b"".join(
+                texts[index](chunk.text)
+                if chunk.finish_reason is None and not chunk.tokens
+                else sse(data(index, chunk))
+                for chunk in chunks
+            )
     if asked.include_usage and record.usage is not None:
         yield sse({**head, "choices": [], "usage": usage(record.usage)})
     yield DONE

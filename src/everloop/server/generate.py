@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
@@ -33,13 +34,14 @@ async def answered(request: Request[Any], start: Start) -> Collected:
     return await until_gone(request.receive, work())
 
 
-async def pieces(record: Record, start: Start) -> AsyncGenerator[tuple[int, Chunk], None]:
-    """(answer, chunk) as they come. `record.usage` is final at the end; close it when leaving."""
+async def pieces(record: Record, start: Start) -> AsyncGenerator[tuple[int, Sequence[Chunk]], None]:
+    """(answer, chunks that are there at once) as they come. `record.usage` is final at the end;
+    close it when leaving."""
     choices = await start()
     try:
-        async with choices:
-            async for index, chunk in choices:
+        async with choices, aclosing(choices.groups()) as groups:
+            async for index, chunks in groups:
                 record.spoke()
-                yield index, chunk
+                yield index, chunks
     finally:
         record.usage = choices.usage

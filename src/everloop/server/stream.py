@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -30,27 +30,49 @@ def sse(data: Any) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
+class TextEvents:
+    """Events of one stream that differ in one text only: the rest of them is written once.
+
+    `make` gives the event's data for a text.
+    """
+
+    def __init__(self, make: Callable[[str], Any]) -> None:
+        mark = "\0"  # in no event otherwise, as far as its last text
+        self._before, _, self._after = sse(make(mark)).rpartition(orjson.dumps(mark))
+
+    def __call__(self, text: str) -> bytes:
+        return self._before + orjson.dumps(text) + self._after
+
+
 async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled when the client hangs up (ClientDisconnect).
 
     The request's body must have been read.
     """
-    task = asyncio.create_task(work)
-    gone = asyncio.create_task(_gone(receive))
+    caller = asyncio.current_task()
+    assert caller is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        caller.cancel()
+
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return await task
+        return await work
+    except asyncio.CancelledError:
+        if gone and caller.cancelling() == 1:  # by `watch`, and by nobody else
+            raise ClientDisconnect from None
+        raise
     finally:
-        for each in (task, gone):
-            each.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        if gone:
+            caller.uncancel()
+        else:
+            watching.cancel()
+            await asyncio.sleep(0)  # its end
 
 
 class EventStream(Response):

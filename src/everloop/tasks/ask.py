@@ -68,6 +68,7 @@ async def ask(
         max_tokens=max_tokens,
         sampling=sampling,
         prediction=prediction,
+        stream=False,
         tenant=tenant,
         request_id=request_id,
     )

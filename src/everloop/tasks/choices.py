@@ -7,7 +7,8 @@ cancels every generation that is still running, and `usage` then says what was r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from types import TracebackType
 
@@ -21,6 +22,9 @@ from everloop.engine.interface import (
     Usage,
 )
 from everloop.errors import EngineUnavailable, InvalidRequest
+
+_Key = tuple[int, int]
+"""Prompt and candidate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +62,7 @@ class Choices:
         self._requests = requests
         self._groups = groups  # the candidates of each request
         self._keep = keep  # answers returned for each request
-        self._used: dict[tuple[int, int], Usage] = {}
+        self._used: dict[_Key, Usage] = {}
         self._pumps: list[asyncio.Task[None]] = []
         self._closing: asyncio.Task[None] | None = None
 
@@ -71,6 +75,8 @@ class Choices:
     def usage(self) -> Usage:
         """What is known to be used so far; final after the last chunk or after `aclose`."""
         used = self._used
+        if len(used) == len(self._groups) == len(self._groups[0]) == 1:
+            return used[0, 0]
         first = [used[p, 0] for p in range(len(self._groups)) if (p, 0) in used]
         return Usage(
             prompt_tokens=self.prompt_tokens,
@@ -81,25 +87,34 @@ class Choices:
         )
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
+        async with aclosing(self.groups()) as groups:
+            async for index, chunks in groups:
+                for chunk in chunks:
+                    yield index, chunk
+
+    async def groups(self) -> AsyncGenerator[tuple[int, Sequence[Chunk]], None]:
+        """As iterating, with all chunks of an answer that are there at once."""
         try:
             if all(len(group) == self._keep for group in self._groups):
-                async for p, c, chunk in self._merged():
-                    yield p * self._keep + c, chunk
+                async with aclosing(self._merged()) as merged:
+                    async for (p, c), chunks in merged:
+                        yield p * self._keep + c, chunks
             else:
-                async for index, chunk in self._ranked():
-                    yield index, chunk
+                async with aclosing(self._ranked()) as ranked:
+                    async for index, chunk in ranked:
+                        yield index, (chunk,)
         finally:
             await self.aclose()
 
     async def collect(self) -> Collected:
         """Waits for every answer."""
         parts: dict[int, list[Chunk]] = {}
-        async with self:
-            async for index, chunk in self:
-                parts.setdefault(index, []).append(chunk)
+        async with self, aclosing(self.groups()) as groups:
+            async for index, chunks in groups:
+                parts.setdefault(index, []).extend(chunks)
         choices = []
         for index, chunks in sorted(parts.items()):
-            whole = _join(chunks)
+            whole = chunks[0] if len(chunks) == 1 else _join(chunks)
             assert whole.finish_reason is not None
             choices.append(
                 Choice(
@@ -113,6 +128,8 @@ class Choices:
 
     async def aclose(self) -> Usage:
         """Cancels what still runs and returns what was really used. Idempotent."""
+        if not self._pumps and all(key in self._used for key, _ in self._generations()):
+            return self.usage
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
         # Shielded: a caller that is itself being cancelled must not leave generations behind.
@@ -142,24 +159,25 @@ class Choices:
             elif not isinstance(usage, EngineUnavailable):  # a dead engine runs nothing
                 raise usage
 
-    def _generations(self) -> Iterable[tuple[tuple[int, int], Generation]]:
+    def _generations(self) -> Iterable[tuple[_Key, Generation]]:
         for p, group in enumerate(self._groups):
             for c, generation in enumerate(group):
                 yield (p, c), generation
 
-    async def _merged(self) -> AsyncIterator[tuple[int, int, Chunk]]:
-        """(prompt, candidate, chunk) of all generations, in the order in which they come."""
+    async def _merged(self) -> AsyncGenerator[tuple[_Key, Sequence[Chunk]], None]:
+        """Chunks of all generations, in the order in which they come."""
         if len(self._groups) == 1 and len(self._groups[0]) == 1:  # the usual call: no queue
-            async for chunk in self._groups[0][0]:
-                self._note((0, 0), chunk)
-                yield 0, 0, chunk
+            async with aclosing(self._groups[0][0].groups()) as groups:
+                async for chunks in groups:
+                    self._note((0, 0), chunks)
+                    yield (0, 0), chunks
             return
-        queue: asyncio.Queue[tuple[tuple[int, int], Chunk | BaseException | None]] = asyncio.Queue()
+        queue: asyncio.Queue[tuple[_Key, Sequence[Chunk] | BaseException | None]] = asyncio.Queue()
 
-        async def pump(key: tuple[int, int], generation: Generation) -> None:
+        async def pump(key: _Key, generation: Generation) -> None:
             try:
-                async for chunk in generation:
-                    queue.put_nowait((key, chunk))
+                async for chunks in generation.groups():
+                    queue.put_nowait((key, chunks))
             except Exception as error:
                 queue.put_nowait((key, error))
             else:
@@ -175,33 +193,36 @@ class Choices:
                 running -= 1
             else:
                 self._note(key, item)
-                yield *key, item
+                yield key, item
 
-    def _note(self, key: tuple[int, int], chunk: Chunk) -> None:
-        if chunk.usage is not None:
-            self._used[key] = chunk.usage
+    def _note(self, key: _Key, chunks: Sequence[Chunk]) -> None:
+        usage = chunks[-1].usage
+        if usage is not None:
+            self._used[key] = usage
 
-    async def _ranked(self) -> AsyncIterator[tuple[int, Chunk]]:
+    async def _ranked(self) -> AsyncGenerator[tuple[int, Chunk], None]:
         """The best `keep` candidates of each prompt, best first, each as one chunk."""
-        parts: dict[tuple[int, int], list[Chunk]] = {k: [] for k, _ in self._generations()}
+        parts: dict[_Key, list[Chunk]] = {k: [] for k, _ in self._generations()}
         unfinished = [len(group) for group in self._groups]
-        async for p, c, chunk in self._merged():
-            parts[p, c].append(chunk)
-            if chunk.finish_reason is None:
-                continue
-            unfinished[p] -= 1
-            if unfinished[p]:
-                continue
-            candidates = [parts.pop((p, i)) for i in range(len(self._groups[p]))]
-            request = self._requests[p]
-            # Stable: ties keep their order.
-            candidates.sort(key=lambda chunks: _mean_logprob(chunks, request.echo), reverse=True)
-            for rank, chunks in enumerate(candidates[: self._keep]):
-                whole = _join(chunks)
-                if request.logprobs is None:  # they were only asked for to rank
-                    tokens = tuple(replace(t, logprob=None, top=()) for t in whole.tokens)
-                    whole = replace(whole, tokens=tokens)
-                yield p * self._keep + rank, whole
+        async with aclosing(self._merged()) as merged:
+            async for (p, c), some in merged:
+                parts[p, c] += some
+                if some[-1].finish_reason is None:
+                    continue
+                unfinished[p] -= 1
+                if unfinished[p]:
+                    continue
+                candidates = [parts.pop((p, i)) for i in range(len(self._groups[p]))]
+                request = self._requests[p]
+                # Stable: ties keep their order.
+                candidates.sort(
+                    key=lambda chunks: _mean_logprob(chunks, request.echo), reverse=True
+                )
+                for rank, chunks in enumerate(candidates[: self._keep]):
+                    whole = _join(chunks)
+                    if request.logprobs is None:  # they were only asked for to rank
+                        whole = replace(whole, tokens=())
+                    yield p * self._keep + rank, whole
 
 
 def _join(chunks: Sequence[Chunk]) -> Chunk:
@@ -257,8 +278,9 @@ async def start(
 
 def _candidates(request: GenerateRequest, count: int, *, rank: bool) -> list[GenerateRequest]:
     """`count` requests for one prompt, each with its own seed if the call has one."""
-    if rank and request.logprobs is None:
-        request = replace(request, logprobs=0)
+    if rank:  # what isn't known to be among the best isn't shown
+        logprobs = 0 if request.logprobs is None else request.logprobs
+        request = replace(request, logprobs=logprobs, stream=False)
     seed = request.sampling.seed
     if seed is None:
         return [request] * count

@@ -41,6 +41,7 @@ async def edit(
         max_tokens=max_tokens,
         sampling=sampling or Sampling(),
         prediction=text.strip() if prediction is None else prediction,
+        stream=False,
         tenant=tenant,
         request_id=request_id,
     )
