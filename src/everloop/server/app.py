@@ -13,6 +13,7 @@ from starlette.types import Lifespan
 import everloop
 from everloop.server import chat, completions, edits, embeddings, engines, models, status
 from everloop.server.access import Access
+from everloop.server.direct import Direct
 from everloop.server.errors import InvalidUrl
 from everloop.server.metrics import Metrics
 from everloop.server.observe import Observe
@@ -52,10 +53,12 @@ def create_app(
         metrics=Metrics(statuses),
     )
     app.state.service = service
-    for module in (chat, completions, edits, embeddings, models, engines, status):
-        app.include_router(module.router)
+    routers = [m.router for m in (chat, completions, edits, embeddings, models, engines, status)]
+    for router in routers:
+        app.include_router(router)
     app.add_exception_handler(HTTPException, _no_route)
     # The last one added is the outermost.
+    app.add_middleware(Direct, routes=[route for router in routers for route in router.routes])
     app.add_middleware(Access, service=service)
     app.add_middleware(Observe, service=service)
     return app
