@@ -14,6 +14,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from everloop.server.errors import Problem
+from everloop.server.joined import Joined
 from everloop.settings import Settings
 
 PROGRESS = 64 * 2**10
@@ -38,7 +39,7 @@ class GuardedProtocol(H11Protocol):
         self._total = 0  # bytes of this request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(Joined(transport, self.loop))
         if len(self.connections) > self.settings.max_connections:
             self._refuse(503, "Too many connections. Try again soon.", retry_after=1.0)
             return
