@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,13 +58,11 @@ def test_a_field_that_is_not_allowed_is_a_defect() -> None:
         log.event("request", prompt="x")
 
 
-@pytest.mark.parametrize("formatter", [log.JsonFormatter(), log.PlainFormatter()])
-def test_lines_hold_the_fields_and_no_message_of_an_exception(
-    formatter: logging.Formatter,
-) -> None:
+@pytest.mark.parametrize("line_of", [log.json_line, log.plain_line])
+def test_lines_hold_the_fields_and_no_message_of_an_exception(line_of: Any) -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(formatter)
+    handler.setFormatter(log.Formatter(line_of))
     logger = logging.Logger("x")
     logger.addHandler(handler)
     try:
@@ -75,5 +74,5 @@ def test_lines_hold_the_fields_and_no_message_of_an_exception(
     assert "ValueError" in line
     assert "test_log.py" in line
     assert "500" in line
-    if isinstance(formatter, log.JsonFormatter):
+    if line_of is log.json_line:
         assert json.loads(line)["level"] == "error"

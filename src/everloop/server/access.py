@@ -30,6 +30,7 @@ class Access:
         self.app = app
         self.service = service
         self._known: dict[bytes, tuple[float, Key]] = {}
+        self._asked: dict[bytes, asyncio.Task[Key | None]] = {}
         self._running: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,7 +80,17 @@ class Access:
         known = self._known.get(digest)
         if known is not None and time.monotonic() - known[0] < FRESH_SECONDS:
             return known[1]
-        key = await asyncio.to_thread(self.service.verify, text.decode("latin-1"))
+        asked = self._asked.get(digest)
+        if asked is None:  # else one question is enough for all who wait for its answer
+            asked = asyncio.create_task(self._ask(digest, text.decode("latin-1")))
+            self._asked[digest] = asked
+        return await asyncio.shield(asked)
+
+    async def _ask(self, digest: bytes, text: str) -> Key | None:
+        try:
+            key = await asyncio.to_thread(self.service.verify, text)
+        finally:
+            del self._asked[digest]
         if key is None:
             self._known.pop(digest, None)
         else:

@@ -6,10 +6,12 @@ places it passed are written, because its message may quote what a user sent.
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import time
 import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,16 +39,30 @@ FIELDS = (
 )
 """All that a line may hold beside time, level and event."""
 
+_ALLOWED = frozenset(FIELDS)
+
 logger = logging.getLogger("everloop.server")
+
+
+class _Output:
+    """Where `event` writes, past logging's own machinery, which takes longer than the line."""
+
+    stream: IO[str] | None = None
+    line: Callable[[float, str, str, Mapping[str, Any]], str]
 
 
 def event(name: str, *, level: int = logging.INFO, **fields: object) -> None:
     """Writes one line. Every field must be in FIELDS; None is left out."""
-    unknown = fields.keys() - set(FIELDS)
-    assert not unknown, f"log fields not on the allow-list: {sorted(unknown)}"
-    if logger.isEnabledFor(level):
-        shown = {k: v for k, v in fields.items() if v is not None}
+    assert fields.keys() <= _ALLOWED, f"not on the allow-list: {sorted(fields.keys() - _ALLOWED)}"
+    if not logger.isEnabledFor(level):
+        return
+    shown = {k: v for k, v in fields.items() if v is not None}
+    if _Output.stream is None:
         logger.log(level, name, extra={"fields": shown})
+        return
+    word = logging.getLevelName(level).lower()
+    _Output.stream.write(_Output.line(time.time(), word, name, shown) + "\n")
+    _Output.stream.flush()
 
 
 def where(error: BaseException) -> str:
@@ -63,38 +79,47 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return fields
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        head = {
-            "time": _time(record),
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-        }
-        return orjson.dumps(head | _fields(record), default=str).decode()
+def json_line(created: float, level: str, event: str, fields: Mapping[str, Any]) -> str:
+    """One JSON object."""
+    whole = {"time": _time(created), "level": level, "event": event, **fields}
+    return orjson.dumps(whole, default=str).decode()
 
 
-class PlainFormatter(logging.Formatter):
+def plain_line(created: float, level: str, event: str, fields: Mapping[str, Any]) -> str:
     """For eyes: `time level event name=value …`."""
+    shown = "".join(f" {k}={v}" for k, v in fields.items())
+    return f"{_time(created)} {level} {event}{shown}"
+
+
+class Formatter(logging.Formatter):
+    """Makes one of these lines of what comes through logging."""
+
+    def __init__(self, line: Callable[[float, str, str, Mapping[str, Any]], str]) -> None:
+        super().__init__()
+        self._line = line
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = " ".join(f"{k}={v}" for k, v in _fields(record).items())
-        message = record.getMessage()
-        return f"{_time(record)} {record.levelname.lower()} {message} {fields}".rstrip()
+        level, message = record.levelname.lower(), record.getMessage()
+        return self._line(record.created, level, message, _fields(record))
 
 
-def _time(record: logging.LogRecord) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + (
-        f".{int(record.msecs):03d}Z"
-    )
+@functools.lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def _time(created: float) -> str:
+    milliseconds = int(created * 1000)
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
 
 
 def configure(level: str, stream: IO[str] | None = None) -> None:
-    """Sends all of the process's logging through the two formatters above, to stderr."""
+    """Sends all of the process's logging to stderr, one line each."""
     stream = stream or sys.stderr
+    _Output.stream = stream
+    _Output.line = staticmethod(plain_line if stream.isatty() else json_line)
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(PlainFormatter() if stream.isatty() else JsonFormatter())
+    handler.setFormatter(Formatter(_Output.line))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

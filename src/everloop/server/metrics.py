@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -30,31 +31,39 @@ class Metrics:
 
     def __init__(self, engines: Callable[[], Mapping[str, EngineStatus]]) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "everloop_requests",
-            "Requests answered, by route and status (499: the client left).",
-            ("route", "status"),
-            registry=self._registry,
+        self._requests = _Labelled(
+            Counter(
+                "everloop_requests",
+                "Requests answered, by route and status (499: the client left).",
+                ("route", "status"),
+                registry=self._registry,
+            )
         )
-        self._seconds = Histogram(
-            "everloop_request_seconds",
-            "From a request's head to its last byte.",
-            ("route",),
-            buckets=_SECONDS,
-            registry=self._registry,
+        self._seconds = _Labelled(
+            Histogram(
+                "everloop_request_seconds",
+                "From a request's head to its last byte.",
+                ("route",),
+                buckets=_SECONDS,
+                registry=self._registry,
+            )
         )
-        self._first = Histogram(
-            "everloop_first_output_seconds",
-            "From a request's head to the engine's first output.",
-            ("model",),
-            buckets=_SECONDS,
-            registry=self._registry,
+        self._first = _Labelled(
+            Histogram(
+                "everloop_first_output_seconds",
+                "From a request's head to the engine's first output.",
+                ("model",),
+                buckets=_SECONDS,
+                registry=self._registry,
+            )
         )
-        self._tokens = Counter(
-            "everloop_tokens",
-            "Tokens read (prompt) and written (completion).",
-            ("model", "kind"),
-            registry=self._registry,
+        self._tokens = _Labelled(
+            Counter(
+                "everloop_tokens",
+                "Tokens read (prompt) and written (completion).",
+                ("model", "kind"),
+                registry=self._registry,
+            )
         )
         self.in_progress = Gauge(
             "everloop_requests_in_progress", "Requests being answered.", registry=self._registry
@@ -63,18 +72,29 @@ class Metrics:
 
     def record(self, record: Record, route: str, status: int) -> None:
         """Counts one finished request."""
-        self._requests.labels(route, status).inc()
-        self._seconds.labels(route).observe(record.took())
+        self._requests[route, str(status)].inc()
+        self._seconds[(route,)].observe(record.took())
         if record.model is None:
             return
         if record.first is not None:
-            self._first.labels(record.model).observe(record.first)
+            self._first[(record.model,)].observe(record.first)
         if record.usage is not None:
-            self._tokens.labels(record.model, "prompt").inc(record.usage.prompt_tokens)
-            self._tokens.labels(record.model, "completion").inc(record.usage.completion_tokens)
+            self._tokens[record.model, "prompt"].inc(record.usage.prompt_tokens)
+            self._tokens[record.model, "completion"].inc(record.usage.completion_tokens)
 
     def text(self) -> bytes:
         return generate_latest(self._registry)
+
+
+class _Labelled(dict[tuple[str, ...], Any]):
+    """A metric's children by their labels. The metric finds them too, but slowly."""
+
+    def __init__(self, metric: Counter | Histogram) -> None:
+        self._metric = metric
+
+    def __missing__(self, labels: tuple[str, ...]) -> Any:
+        child = self[labels] = self._metric.labels(*labels)
+        return child
 
 
 class _Engines(Collector):
