@@ -64,7 +64,9 @@ class EnginePool:
             key, make = version.id, lambda: self._native(version)
         entry = self._entry(key, make)
         try:
-            await asyncio.shield(entry.starting)
+            if not entry.starting.done():
+                await asyncio.shield(entry.starting)
+            entry.starting.result()
         except EverloopError as error:
             entry.failed = entry.failed or time.monotonic()
             raise EngineUnavailable(
