@@ -27,9 +27,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from serving.client import KEY, Load, load_for, probe, ready
-
 import everloop
+from serving.client import KEY, Load, load_for, probe, ready
 
 STEP_MS, BURST = 10, 1  # of the waiting engine, like a model's
 FAST_STEP_MS, FAST_BURST, FAST_STREAMS = 16, 8, 32  # 500 tokens a second for each stream

@@ -14,7 +14,7 @@ import time
 
 from everloop.engine.native.frames import Channel, Message
 
-TEXT, TOKEN = "天", 300
+TEXT = "天"
 
 
 class Answer:
@@ -23,28 +23,25 @@ class Answer:
     def __init__(self, message: Message) -> None:
         self.key, self.prompt = message["key"], len(message["prompt"])
         self.left = self.wanted = message["max_tokens"]
-        self.logprobs = message["logprobs"] is not None
+        self.stream = message["stream"]
 
     def events(self, burst: int) -> list[Message]:
         """The next tokens, an event for each."""
         count = min(burst, self.left)
-        events = []
-        for _ in range(count):
-            self.left -= 1
-            events.append(
-                {
-                    "key": self.key,
-                    "text": TEXT,
-                    "tokens": [[TOKEN, -1.0 if self.logprobs else None, []]],
-                    "finish": None if self.left else "length",
-                    "usage": None if self.left else self.usage(),
-                    "error": None,
-                }
-            )
+        self.left -= count
+        if self.stream:
+            events: list[Message] = [self.event(1) for _ in range(count)]
+        else:
+            events = [] if self.left else [self.event(self.wanted)]
+        if not self.left:
+            events[-1] |= {"finish": "length", "usage": self.usage()}
         return events
 
-    def usage(self) -> list[int]:
-        return [self.prompt, self.wanted - self.left, 0]
+    def event(self, count: int) -> Message:
+        return {"key": self.key, "text": TEXT * count, "count": count}
+
+    def usage(self) -> tuple[int, int, int]:
+        return self.prompt, self.wanted - self.left, 0
 
 
 def main(descriptor: int) -> None:
