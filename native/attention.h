@@ -6,6 +6,7 @@
 // same alone, in a chunk of any size, and next to anyone.
 #pragma once
 #include <limits>
+#include <type_traits>
 
 #include "kernels.h"
 #include "simd.h"
@@ -14,40 +15,49 @@ namespace everloop::EVERLOOP_ISA {
 
 constexpr int kTile = 6;  // query rows in registers at once
 
-// scores[r][0..32) for `rows` <= kTile queries, each `stride` floats apart in `out`.
-template <int R>
-inline void score_block(const float* const* q, const float* keys, int dim, float* out,
-                        size_t stride) {
+inline Vec load_wide(const float* p) { return load(p); }
+inline Vec load_wide(const uint16_t* p) { return load_half(p); }
+
+// scores[r][32 b + key] for R queries and B blocks of keys, float16 or widened already.
+template <int R, int B, typename T>
+inline void score_blocks(const float* const* q, const T* const* keys, int dim, float* out,
+                         size_t stride) {
   constexpr int kVecs = kBlock / kLanes;
   constexpr int kStep = kVecs < 2 ? kVecs : 2;
   for (int v = 0; v < kVecs; v += kStep) {
-    Vec acc[R][kStep];
+    Vec acc[R][B][kStep];
     for (int r = 0; r < R; ++r)
-      for (int j = 0; j < kStep; ++j) acc[r][j] = set1(0.0f);
-    const float* k = keys + v * kLanes;
-    for (int d = 0; d < dim; ++d, k += kBlock) {
-      Vec key[kStep];
-      for (int j = 0; j < kStep; ++j) key[j] = load(k + j * kLanes);
+      for (int b = 0; b < B; ++b)
+        for (int j = 0; j < kStep; ++j) acc[r][b][j] = set1(0.0f);
+    for (int d = 0; d < dim; ++d) {
+      const size_t at = size_t(d) * kBlock + size_t(v) * kLanes;
+      Vec key[B][kStep];
+      for (int b = 0; b < B; ++b)
+        for (int j = 0; j < kStep; ++j) key[b][j] = load_wide(keys[b] + at + j * kLanes);
       for (int r = 0; r < R; ++r) {
         const Vec x = set1(q[r][d]);
-        for (int j = 0; j < kStep; ++j) acc[r][j] = fma(x, key[j], acc[r][j]);
+        for (int b = 0; b < B; ++b)
+          for (int j = 0; j < kStep; ++j) acc[r][b][j] = fma(x, key[b][j], acc[r][b][j]);
       }
     }
     for (int r = 0; r < R; ++r)
-      for (int j = 0; j < kStep; ++j) store(out + r * stride + (v + j) * kLanes, acc[r][j]);
+      for (int b = 0; b < B; ++b)
+        for (int j = 0; j < kStep; ++j)
+          store(out + r * stride + b * kBlock + (v + j) * kLanes, acc[r][b][j]);
   }
 }
 
 // out[r][0..dim) += sum over `count` keys of p[r][key] * values[key], in the order of keys.
-template <int R, int V>
-inline void mix_channels(const float* p, size_t stride, const float* values, int dim, int count,
+template <int R, int V, typename T>
+inline void mix_channels(const float* p, size_t stride, const T* values, int dim, int count,
                          float* const* out, int channel) {
   Vec acc[R][V];
   for (int r = 0; r < R; ++r)
     for (int j = 0; j < V; ++j) acc[r][j] = load(out[r] + channel + j * kLanes);
   for (int s = 0; s < count; ++s) {
     Vec value[V];
-    for (int j = 0; j < V; ++j) value[j] = load(values + size_t(s) * dim + channel + j * kLanes);
+    const T* row = values + size_t(s) * dim + channel;
+    for (int j = 0; j < V; ++j) value[j] = load_wide(row + j * kLanes);
     for (int r = 0; r < R; ++r) {
       const Vec weight = set1(p[r * stride + s]);
       for (int j = 0; j < V; ++j) acc[r][j] = fma(weight, value[j], acc[r][j]);
@@ -57,56 +67,49 @@ inline void mix_channels(const float* p, size_t stride, const float* values, int
     for (int j = 0; j < V; ++j) store(out[r] + channel + j * kLanes, acc[r][j]);
 }
 
-template <int R>
-inline void mix_block(const float* p, size_t stride, const float* values, int dim, int count,
+// The channels from `c` on that fill no vector.
+inline void mix_rest(const float* p, const float* values, int dim, int count, float* out, int c) {
+  for (; c < dim; ++c) {
+    float acc = out[c];
+    for (int s = 0; s < count; ++s) {
+#if defined(__FMA__)
+      acc = __builtin_fmaf(p[s], values[size_t(s) * dim + c], acc);
+#else
+      acc = p[s] * values[size_t(s) * dim + c] + acc;
+#endif
+    }
+    out[c] = acc;
+  }
+}
+
+template <int R, typename T>
+inline void mix_block(const float* p, size_t stride, const T* values, int dim, int count,
                       float* const* out) {
   int c = 0;
   for (; c + 4 * kLanes <= dim; c += 4 * kLanes)
     mix_channels<R, 4>(p, stride, values, dim, count, out, c);
   for (; c + kLanes <= dim; c += kLanes)
     mix_channels<R, 1>(p, stride, values, dim, count, out, c);
-  for (; c < dim; ++c)
-    for (int r = 0; r < R; ++r) {
-      float acc = out[r][c];
-      for (int s = 0; s < count; ++s) {
-#if defined(__FMA__)
-        acc = __builtin_fmaf(p[r * stride + s], values[size_t(s) * dim + c], acc);
-#else
-        acc = p[r * stride + s] * values[size_t(s) * dim + c] + acc;
-#endif
-      }
-      out[r][c] = acc;
-    }
+  if constexpr (sizeof(T) == sizeof(float))
+    for (int r = 0; r < R; ++r) mix_rest(p + r * stride, values, dim, count, out[r], c);
 }
 
 inline void widen(const uint16_t* from, int count, float* to) {
   for (int i = 0; i < count; i += kLanes) store(to + i, load_half(from + i));
 }
 
-template <template <int> class F, typename... Args>
-inline void by_rows(int rows, Args... args) {
+// Calls f with the number of rows as a constant: 1 to kTile.
+template <typename F>
+inline void by_rows(int rows, F&& f) {
   switch (rows) {
-    case 1: return F<1>::run(args...);
-    case 2: return F<2>::run(args...);
-    case 3: return F<3>::run(args...);
-    case 4: return F<4>::run(args...);
-    case 5: return F<5>::run(args...);
-    default: return F<6>::run(args...);
+    case 1: return f(std::integral_constant<int, 1>{});
+    case 2: return f(std::integral_constant<int, 2>{});
+    case 3: return f(std::integral_constant<int, 3>{});
+    case 4: return f(std::integral_constant<int, 4>{});
+    case 5: return f(std::integral_constant<int, 5>{});
+    default: return f(std::integral_constant<int, kTile>{});
   }
 }
-template <int R>
-struct Score {
-  static void run(const float* const* q, const float* k, int dim, float* out, size_t stride) {
-    score_block<R>(q, k, dim, out, stride);
-  }
-};
-template <int R>
-struct Mix {
-  static void run(const float* p, size_t stride, const float* values, int dim, int count,
-                  float* const* out) {
-    mix_block<R>(p, stride, values, dim, count, out);
-  }
-};
 
 inline void attend(const Attention& a, float* scratch) {
   const int dim = a.dim, rows = a.tokens * a.group;
@@ -126,12 +129,31 @@ inline void attend(const Attention& a, float* scratch) {
     std::memset(out[r], 0, sizeof(float) * dim);
   }
 
-  for (int b = first_block; b < end_block; ++b) {
-    widen(a.keys + size_t(a.table[b]) * a.block_stride, kBlock * dim, wide);
+  // Few queries read the float16 cache as it is; many share a widened copy of each block.
+  const bool few = rows <= kTile && dim % kLanes == 0;
+  const int pair = few && rows <= 2 ? 2 : 1;  // blocks at once: enough chains of additions
+  for (int b = first_block; few && b < end_block;) {
+    const uint16_t* keys[2];
+    const int some = end_block - b < pair ? end_block - b : pair;
+    for (int i = 0; i < some; ++i) keys[i] = a.keys + size_t(a.table[b + i]) * a.block_stride;
     float* column = scores + size_t(b - first_block) * kBlock;
-    for (int r = 0; r < rows; r += kTile)
-      by_rows<Score>(rows - r < kTile ? rows - r : kTile, q + r, static_cast<const float*>(wide),
-                     dim, column + r * width, width);
+    if (some == 2)
+      rows == 1 ? score_blocks<1, 2>(q, keys, dim, column, width)
+                : score_blocks<2, 2>(q, keys, dim, column, width);
+    else
+      by_rows(rows, [&](auto r) { score_blocks<r(), 1>(q, keys, dim, column, width); });
+    b += some;
+  }
+  for (int b = first_block; b < end_block; ++b) {
+    float* column = scores + size_t(b - first_block) * kBlock;
+    if (!few) {
+      widen(a.keys + size_t(a.table[b]) * a.block_stride, kBlock * dim, wide);
+      const float* keys[1] = {wide};
+      for (int r = 0; r < rows; r += kTile)
+        by_rows(rows - r < kTile ? rows - r : kTile, [&](auto n) {
+          score_blocks<n(), 1>(q + r, keys, dim, column + r * width, width);
+        });
+    }
     const int begin = b * kBlock;
     for (int r = 0; r < rows; ++r) {
       const int position = a.position + r / a.group;
@@ -160,13 +182,18 @@ inline void attend(const Attention& a, float* scratch) {
   }
 
   for (int b = first_block; b < end_block; ++b) {
-    widen(a.values + size_t(a.table[b]) * a.block_stride, kBlock * dim, wide);
+    const uint16_t* values = a.values + size_t(a.table[b]) * a.block_stride;
     const int count = last - b * kBlock + 1 < kBlock ? last - b * kBlock + 1 : kBlock;
+    const float* p = scores + size_t(b - first_block) * kBlock;
+    if (few) {
+      by_rows(rows, [&](auto n) { mix_block<n()>(p, width, values, dim, count, out); });
+      continue;
+    }
+    widen(values, kBlock * dim, wide);
     for (int r = 0; r < rows; r += kTile)
-      by_rows<Mix>(rows - r < kTile ? rows - r : kTile,
-                   static_cast<const float*>(scores + r * width + size_t(b - first_block) * kBlock),
-                   width, static_cast<const float*>(wide), dim, count,
-                   static_cast<float* const*>(out + r));
+      by_rows(rows - r < kTile ? rows - r : kTile, [&](auto n) {
+        mix_block<n()>(p + r * width, width, static_cast<const float*>(wide), dim, count, out + r);
+      });
   }
   for (int r = 0; r < rows; ++r) {
     const float scale = 1.0f / total[r];
