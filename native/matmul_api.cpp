@@ -57,19 +57,24 @@ void everloop_quantize_rows(const char* isa, const float* x, int rows, int input
                       sums + size_t(r) * (padded / everloop::kGroup));
 }
 
-// `store`: 0 write, 1 add, 2 gate. See Multiply.
-void everloop_multiply(const char* isa, int bits, const uint8_t* data, int outputs, int inputs,
-                       const float* bias, const int8_t* q, const float* scale,
-                       const int32_t* sums, int rows, int first, int last, float* out,
-                       size_t stride, int store) {
-  const Matrix matrix = shape_of(bits, outputs, inputs, data, bias);
+// `times` products one after the other, with `copies` of the matrix in turn, which lie behind each
+// other. `store`: 0 write, 1 add, 2 gate. See Multiply.
+void everloop_multiply(const char* isa, int times, int copies, int bits, const uint8_t* data,
+                       int outputs, int inputs, const float* bias, const int8_t* q,
+                       const float* scale, const int32_t* sums, int rows, int first, int last,
+                       float* out, size_t stride, int store) {
+  Matrix matrix = shape_of(bits, outputs, inputs, data, bias);
   Rows x;
   x.q = q;
   x.stride = size_t(matrix.padded_inputs());
   x.scale = scale;
   x.sums = sums;
   x.count = rows;
-  everloop::find_kernels(isa)->multiply(matrix, x, first, last, out, stride, Store(store));
+  const everloop::Multiply multiply = everloop::find_kernels(isa)->multiply;
+  for (int i = 0; i < times; ++i) {
+    matrix.data = data + size_t(i % copies) * matrix.bytes();
+    multiply(matrix, x, first, last, out, stride, Store(store));
+  }
 }
 
 }  // extern "C"

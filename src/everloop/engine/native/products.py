@@ -27,7 +27,7 @@ _ARGUMENTS: dict[str, list[object]] = {
     "unpack_row": [_INT, _ARRAY, _INT, _INT, _INT, _ARRAY],
     "quantize_rows": [c.c_char_p, _ARRAY, _INT, _INT, _ARRAY, _ARRAY, _ARRAY],
     "multiply": [
-        *(c.c_char_p, _INT, _ARRAY, _INT, _INT, c.c_void_p),
+        *(c.c_char_p, _INT, _INT, _INT, _ARRAY, _INT, _INT, c.c_void_p),
         *(_ARRAY, _ARRAY, _ARRAY, _INT, _INT, _INT, _ARRAY, c.c_size_t, _INT),
     ],
 }
@@ -50,6 +50,7 @@ class Weights:
     gate: bool
     data: npt.NDArray[np.uint8]
     bias: Floats | None
+    copies: int = 1
 
     @property
     def panels(self) -> int:
@@ -118,13 +119,17 @@ def multiply(
     *,
     store: str = "write",
     panels: tuple[int, int] | None = None,
+    times: int = 1,
 ) -> Floats:
     """Panels [first, last) of the product, all by default, into `out`, whose rows may be longer
-    than the product's. Returns `out`."""
+    than the product's. Returns `out`. `times` repeats it, with the copies of the weights in turn if
+    `data` holds several, for measurements."""
     library.load(isa)
     first, last = panels or (0, weights.panels)
     _function("multiply")(
         isa.encode(),
+        times,
+        weights.copies,
         weights.bits,
         weights.data,
         weights.outputs,
