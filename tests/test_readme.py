@@ -128,6 +128,7 @@ def test_make_serve_shows_a_new_homes_key_once(shell: Path, tmp_path: Path) -> N
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "hatch_build.py").touch()
     shutil.copy(shell / "everloop", tmp_path / ".venv" / "bin")
     (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
     (tmp_path / ".venv" / ".installed").touch()
