@@ -18,9 +18,10 @@ constexpr int kTile = 6;  // query rows in registers at once
 inline Vec load_wide(const float* p) { return load(p); }
 inline Vec load_wide(const uint16_t* p) { return load_half(p); }
 
-// scores[r][32 b + key] for R queries and B blocks of keys, float16 or widened already.
+// scores[r][32 b + key] for R queries, channel by channel in `q` (dim, R), and B blocks of keys,
+// float16 or widened already.
 template <int R, int B, typename T>
-inline void score_blocks(const float* const* q, const T* const* keys, int dim, float* out,
+inline void score_blocks(const float* q, const T* const* keys, int dim, float* out,
                          size_t stride) {
   constexpr int kVecs = kBlock / kLanes;
   constexpr int kStep = kVecs < 2 ? kVecs : 2;
@@ -35,7 +36,7 @@ inline void score_blocks(const float* const* q, const T* const* keys, int dim, f
       for (int b = 0; b < B; ++b)
         for (int j = 0; j < kStep; ++j) key[b][j] = load_wide(keys[b] + at + j * kLanes);
       for (int r = 0; r < R; ++r) {
-        const Vec x = set1(q[r][d]);
+        const Vec x = set1(q[size_t(d) * R + r]);
         for (int b = 0; b < B; ++b)
           for (int j = 0; j < kStep; ++j) acc[r][b][j] = fma(x, key[b][j], acc[r][b][j]);
       }
@@ -117,14 +118,16 @@ inline void attend(const Attention& a, float* scratch) {
   const int lowest = a.window ? (a.position - a.window + 1 > 0 ? a.position - a.window + 1 : 0) : 0;
   const int first_block = lowest / kBlock, end_block = last / kBlock + 1;
   const size_t width = size_t(end_block - first_block) * kBlock;
-  float* wide = scratch;                          // one block of keys or values
-  float* scores = scratch + size_t(kBlock) * dim;  // rows x width
+  float* wide = scratch;                         // one block of keys or values
+  float* q = wide + size_t(kBlock) * dim;        // tiles of queries, each (dim, its rows)
+  float* scores = q + size_t(kAttentionRows) * dim;  // rows x width
   const float infinity = std::numeric_limits<float>::infinity();
-  const float* q[kAttentionRows];
   float* out[kAttentionRows];
   for (int r = 0; r < rows; ++r) {
-    const size_t at = size_t(r / a.group) * a.token_stride + size_t(r % a.group) * dim;
-    q[r] = a.queries + at;
+    const float* query = a.queries + size_t(r / a.group) * a.token_stride + size_t(r % a.group) * dim;
+    const int tile = r / kTile * kTile, high = rows - tile < kTile ? rows - tile : kTile;
+    float* to = q + size_t(tile) * dim + r % kTile;
+    for (int d = 0; d < dim; ++d) to[size_t(d) * high] = query[d];
     out[r] = a.out + size_t(r / a.group) * a.out_stride + size_t(r % a.group) * dim;
     std::memset(out[r], 0, sizeof(float) * dim);
   }
@@ -151,7 +154,7 @@ inline void attend(const Attention& a, float* scratch) {
       const float* keys[1] = {wide};
       for (int r = 0; r < rows; r += kTile)
         by_rows(rows - r < kTile ? rows - r : kTile, [&](auto n) {
-          score_blocks<n(), 1>(q + r, keys, dim, column + r * width, width);
+          score_blocks<n(), 1>(q + size_t(r) * dim, keys, dim, column + r * width, width);
         });
     }
     const int begin = b * kBlock;

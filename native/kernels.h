@@ -45,7 +45,7 @@ struct Kernels {
 // Floats of scratch that `attend` needs for a context of `tokens`.
 inline size_t attention_scratch(int dim, int tokens) {
   const size_t width = (size_t(tokens) + 2 * kBlock - 1) / kBlock * kBlock;
-  return size_t(kBlock) * dim + kAttentionRows * width;
+  return size_t(kBlock + kAttentionRows) * dim + kAttentionRows * width;
 }
 
 namespace avx512vnni { extern const Kernels kernels; }
