@@ -50,6 +50,7 @@ def main(descriptor: int) -> None:
     channel = Channel(socket.socket(fileno=descriptor))
     channel.receive(30.0)
     ready = {"context_length": 4096, "kernel": "none", "threads": 0, "kv_bytes": 0, "kv_blocks": 1}
+    ready["note"] = ""
     channel.send({"ready": ready})
     running: dict[int, Answer] = {}
     due = time.monotonic()
