@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -404,3 +405,32 @@ def test_weights_that_are_no_numbers_are_refused_when_packed(
 
     with pytest.raises(EverloopError, match=r"up_proj.*row 83, column 5"):
         with_engine(tmp_path / "inf", body, quantization="int8")
+
+
+def test_pieces_come_in_groups_or_as_one(shared: Shared) -> None:
+    async def body(engine: NativeEngine) -> None:
+        request = greedy(max_tokens=40)
+        want = await collect(await engine.generate(request))
+        groups = [list(group) async for group in (await engine.generate(request)).groups()]
+        assert all(groups)
+        pieces = [chunk for group in groups for chunk in group]
+        assert text_of(pieces) == text_of(want)
+        assert [c.finish_reason is None for c in pieces] == [True] * (len(pieces) - 1) + [False]
+
+        late = await engine.generate(request)
+        await until(lambda: engine.status().running == 0 and not engine._pending)
+        once = [list(group) async for group in late.groups()]
+        assert len(once) == 1  # all that has come, at once
+        assert text_of(once[0]) == text_of(want)
+
+        for options in ({}, {"logprobs": 1}, {"echo": True}):
+            streamed = await collect(await engine.generate(replace(request, **options)))
+            options["stream"] = False
+            whole = await collect(await engine.generate(replace(request, **options)))
+            assert len(whole) == 1
+            assert whole[0].text == text_of(streamed)
+            assert whole[0].tokens == tuple(t for c in streamed for t in c.tokens)
+            assert whole[0].usage == streamed[-1].usage
+            assert bool(whole[0].tokens) == ("logprobs" in options)  # told to who asks only
+
+    shared(body)

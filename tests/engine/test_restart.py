@@ -63,6 +63,27 @@ def test_a_hung_worker_is_replaced(model_dir: Path) -> None:
     with_engine(model_dir, body, hang_seconds=2.0)
 
 
+def test_a_defect_in_hearing_the_worker_replaces_it(
+    model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(engine: NativeEngine) -> None:
+        generation = await engine.generate(LONG)
+        feed = engine._feed
+
+        def broken(*_: object) -> None:
+            engine._feed = feed  # type: ignore[method-assign]
+            raise KeyError("a defect")
+
+        engine._feed = broken  # type: ignore[method-assign]
+        with pytest.raises(EngineUnavailable):
+            await collect(generation)
+        await until(lambda: engine.status().ready and engine.status().restarts == 1)
+        await collect(await engine.generate(greedy()))
+
+    with_engine(model_dir, body)
+    assert "keeper failed" in caplog.text
+
+
 def test_close_ends_what_runs_and_may_be_repeated(model_dir: Path) -> None:
     async def body(engine: NativeEngine) -> None:
         generation = await engine.generate(LONG)

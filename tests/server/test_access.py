@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.routing import BaseRoute
 
-from everloop.server.access import OPEN
+from everloop.server.access import OPEN, Access
 from everloop.server.app import create_app
 from everloop.settings import Settings
 from everloop.store import keys
 from everloop.store.database import Database
+from everloop.store.keys import Key
 from everloop.store.registry import Registry
 from tests.server.ask import error
 from tests.server.process import KEY, Running
@@ -160,3 +163,30 @@ def server_forgets(http: httpx2.Client) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+def test_one_question_answers_all_who_wait_for_it(tmp_path: Path) -> None:
+    app, db = app_in(tmp_path)
+    asked: list[str] = []
+    key = keys.create(db, "one")[1]
+
+    def verify(text: str) -> Key | None:
+        asked.append(text)
+        time.sleep(0.05)
+        return key if text == "right" else None
+
+    access = Access(app, service=replace(app.state.service, verify=verify))
+
+    async def main() -> None:
+        waiting = [asyncio.create_task(access._verified(b"right")) for _ in range(10)]
+        wrong = [asyncio.create_task(access._verified(b"wrong")) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        waiting[0].cancel()  # the others still get their answer
+        assert await asyncio.gather(*waiting[1:]) == [key] * 9
+        assert await asyncio.gather(*wrong) == [None] * 3
+        assert await access._verified(b"right") == key  # known for a while
+        assert await access._verified(b"wrong") is None  # asked again: it may have been made
+
+    asyncio.run(main())
+    db.close()
+    assert sorted(asked) == ["right", "wrong", "wrong"]

@@ -8,13 +8,15 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Scope
 
 from everloop.errors import EngineUnavailable, InvalidRequest
 from everloop.server import stream
 from everloop.server.context import start_record
-from everloop.server.stream import EventStream, sse, until_gone
+from everloop.server.stream import EventStream, TextEvents, sse, until_gone
 
 
 class Client:
@@ -145,3 +147,47 @@ def test_until_gone_gives_the_result_the_error_or_the_end() -> None:
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(main())
+
+
+def test_work_may_end_by_itself_while_its_caller_is_cancelled() -> None:
+    """Whoever cancels the caller cancels it, whether or not the client is gone too."""
+
+    async def main() -> None:
+        client = Client()
+        waiting = asyncio.create_task(until_gone(client.receive, asyncio.sleep(60)))
+        await asyncio.sleep(0)
+        client.left.set()
+        waiting.cancel()
+        with pytest.raises((asyncio.CancelledError, ClientDisconnect)):
+            await waiting
+        stubborn = asyncio.create_task(until_gone(client.receive, asyncio.sleep(60)))
+        await asyncio.sleep(0)
+        stubborn.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stubborn
+        assert stubborn.cancelled()
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(main())
+
+
+def test_a_client_that_left_cancels_nothing_that_comes_later() -> None:
+    async def main() -> None:
+        client = Client()
+        client.left.set()
+        with pytest.raises(ClientDisconnect):
+            await until_gone(client.receive, asyncio.sleep(60))
+        await asyncio.sleep(0.01)  # would raise, were the task still being cancelled
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+    asyncio.run(main())
+
+
+@given(st.text(), st.text())
+def test_text_events_are_what_they_would_be_alone(head: str, text: str) -> None:
+    def make(text: str) -> Any:
+        return {"id": head, "choices": [{"delta": {"content": text}, "logprobs": None}]}
+
+    assert TextEvents(make)(text) == sse(make(text))
