@@ -49,7 +49,7 @@ def main(descriptor: int) -> None:
     burst = int(os.environ["EVERLOOP_BENCH_BURST"])
     channel = Channel(socket.socket(fileno=descriptor))
     channel.receive(30.0)
-    ready = {"context_length": 4096, "kernel": "none", "threads": 0, "kv_bytes": 0, "kv_blocks": 1}
+    ready = {"context_length": 4096, "kv_blocks": 1, "note": ""}
     ready["note"] = ""
     channel.send({"ready": ready})
     running: dict[int, Answer] = {}
