@@ -50,7 +50,7 @@ def test_bits_are_those_of_the_model_itself(model_dir: Path) -> None:
     suite = HeldOut(rows, "zh")
 
     async def main() -> float:
-        engine = NativeEngine(model_dir, "small", NativeOptions(threads=1))
+        engine = NativeEngine(model_dir, "small", NativeOptions(threads=1, quantization="none"))
         await engine.start()
         try:
             return (await suite.predict(engine, rows[0]))["nats"]
