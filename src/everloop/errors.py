@@ -85,3 +85,10 @@ class EngineUnavailable(EverloopError):
     def __init__(self, message: str, *, retry_after: float = 2.0) -> None:
         super().__init__(message, code="engine_unavailable")
         self.retry_after = retry_after
+
+
+class KeyRefused(EngineUnavailable):
+    """The remote server does not take our key. Callers of ours can't help it, so the status says
+    no more than that the engine is down; on the command line it is the user's own key."""
+
+    exit_code = 4

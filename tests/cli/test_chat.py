@@ -136,7 +136,8 @@ def test_a_server_answers_for_url(tmp_path: Path) -> None:
         done = ask(home, url, f"--key={KEY}", "--model=tiny", "say:over the wire")
         assert (done.returncode, done.stdout) == (0, "over the wire\n"), done.stderr
         wrong = ask(home, url, "--key=wrong", "--model=tiny", "say:x")
-        assert (wrong.returncode, wrong.stdout) == (5, "")
+        assert (wrong.returncode, wrong.stdout) == (4, "")
+        assert "check remote_key (or --key)" in wrong.stderr
     assert ask(home, "--url=nonsense", "x").stderr.startswith(
         "error: Setting `remote_url` is 'nonsense' (from flag --url)"
     )

@@ -21,6 +21,7 @@ from everloop.errors import (
     EngineUnavailable,
     EverloopError,
     InvalidRequest,
+    KeyRefused,
     NotFound,
     Overloaded,
 )
@@ -265,7 +266,7 @@ def test_logprobs_of_both_kinds() -> None:
             "messages",
         ),
         (refuse(404, "no model", code="model_not_found"), NotFound, "model"),
-        (refuse(401, "bad key"), EngineUnavailable, None),
+        (refuse(401, "bad key"), KeyRefused, None),
         (refuse(429, "slow down", retry_after=7), Overloaded, None),
         (refuse(503, "starting", retry_after=9), EngineUnavailable, None),
         (refuse(500, "oops", x_should_retry="false"), EngineUnavailable, None),

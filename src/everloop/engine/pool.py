@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 from everloop.engine.interface import Engine
 from everloop.engine.native import NativeEngine, NativeOptions
-from everloop.errors import EngineUnavailable, EverloopError, NotFound, Overloaded
+from everloop.errors import (
+    EngineUnavailable,
+    EverloopError,
+    KeyRefused,
+    NotFound,
+    Overloaded,
+)
 from everloop.settings import Settings
 from everloop.store.registry import ModelVersion, Registry
 
@@ -69,7 +75,8 @@ class EnginePool:
             entry.starting.result()
         except EverloopError as error:
             entry.failed = entry.failed or time.monotonic()
-            raise EngineUnavailable(
+            kind = KeyRefused if isinstance(error, KeyRefused) else EngineUnavailable
+            raise kind(
                 f"The model `{name}` can't be loaded: {error.message}",
                 retry_after=FAILURE_SECONDS,
             ) from error

@@ -19,6 +19,7 @@ from everloop.errors import (
     EngineUnavailable,
     EverloopError,
     InvalidRequest,
+    KeyRefused,
     NotFound,
     Overloaded,
 )
@@ -234,7 +235,8 @@ def refusal(status: int, headers: httpx2.Headers, data: bytes) -> Refused:
         found = NotFound(f"The remote server has no such model: {message}", param="model")
         return Refused(found, again=False)
     if status in (401, 403):
-        return Refused(_down("refused our key: check remote_key"), again=False)
+        refused = "The remote server refused the key: check remote_key (or --key)."
+        return Refused(KeyRefused(refused), again=False)
     if status == 429:
         busy = Overloaded("The remote server is busy. Try again soon.", retry_after=wait or 1.0)
         return Refused(busy, again=again, wait=wait)
