@@ -66,13 +66,13 @@ def timed(packed: PackedModel, table: list[bytes], monkeypatch: pytest.MonkeyPat
         drain(core, before)  # so that the machine is known
         for i, options in enumerate(jobs):
             core.submit(generate_job(i, table=table, **options))  # type: ignore[arg-type]
-        core.step()
+        first = {event.key: ids_of([event]) for event in core.step()}
         began, rows = machine.now, machine.rows
         events = drain(core)
         return (
             machine.now - began,
             machine.rows - rows,
-            [ids_of(events[i]) for i in range(len(jobs))],
+            [first[i] + ids_of(events[i]) for i in range(len(jobs))],
         )
 
     return work
@@ -156,6 +156,26 @@ def test_the_longest_part_of_a_likely_draft_is_taken_before_an_unlikely_one() ->
     assert second == 0
     assert drafting.lengths(2, 0.1, chances) == [0, 0]  # writing plainly is far faster
     assert drafting.lengths(2, 1e9, [[0.01], [0.02]]) != [0, 0]  # anything is better
+
+
+def test_nobody_becomes_much_slower_for_anothers_drafts() -> None:
+    drafting = Drafting(1000)
+    drafting.costs.wrote(16, 8, 8 * 1.0)
+    for rows in (17, 40, 200) * 10:
+        drafting.costs.drafted(16, rows, 0.2 + 0.05 * rows)
+    certain = [1.0] * 17
+    alone = sum(drafting.lengths(16, 1.0, [certain] * 4))
+    assert 0.2 + 0.05 * (16 + alone) == pytest.approx(2.25, abs=0.1)
+    assert drafting.lengths(16, 1.0, [certain] * 16) == [17] * 16  # all become faster
+
+
+def test_steps_that_are_long_anyway_are_for_nobody_alone() -> None:
+    drafting = Drafting(1000)
+    drafting.costs.wrote(4, 8, 8 * 1.0)
+    for rows in (5, 10, 20) * 10:
+        drafting.costs.drafted(4, rows, 2.6 + 0.01 * rows)
+        drafting.costs.single(4, 2.6)
+    assert drafting.lengths(4, 1.0, [[1.0] * 17]) == [0]
 
 
 def test_rows_of_logits_are_bounded() -> None:

@@ -12,13 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everloop.engine.native.proposals import (
+    ENDLESS,
     FIRST_LOOK,
     LARGEST_VOCABULARY,
     LONGEST_PAUSE,
     Drafter,
+    Experience,
     Matches,
     Odds,
     Prediction,
+    Record,
     decode,
     encode,
 )
@@ -32,7 +35,7 @@ def test_any_token_can_be_a_character(tokens: list[int]) -> None:
 
 
 def matches(tokens: Sequence[int], most: int = 15) -> list[int]:
-    found = Matches()
+    found = Matches(Experience())
     found.follow(tokens)
     return decode(found.propose(most)[0])
 
@@ -50,7 +53,7 @@ def test_the_latest_place_with_the_longest_match_is_continued() -> None:
 
 @given(ids, st.lists(st.integers(1, 9), max_size=30))
 def test_matches_are_where_they_seem_to_be(tokens: list[int], cuts: list[int]) -> None:
-    found, at = Matches(), 0
+    found, at = Matches(Experience()), 0
     for cut in [*cuts, 60]:
         at += cut
         text = tokens[:at]
@@ -66,7 +69,7 @@ def test_matches_are_where_they_seem_to_be(tokens: list[int], cuts: list[int]) -
 
 
 def follow(prediction: Sequence[int], output: Sequence[int]) -> Prediction:
-    found = Prediction(prediction)
+    found = Prediction(prediction, Experience())
     found.follow(encode(output))
     return found
 
@@ -121,7 +124,7 @@ def test_usage_counts_each_predicted_token_once() -> None:
 def test_a_prediction_does_not_depend_on_how_the_output_comes(
     prediction: list[int], output: list[int], cuts: list[int]
 ) -> None:
-    whole, parts = follow(prediction, output), Prediction(prediction)
+    whole, parts = follow(prediction, output), Prediction(prediction, Experience())
     at = 0
     for cut in [*cuts, 60]:
         parts.follow(encode(output[at : at + cut]))
@@ -136,45 +139,69 @@ def test_a_prediction_does_not_depend_on_how_the_output_comes(
 
 def test_odds_go_from_what_is_expected_to_what_is_seen() -> None:
     odds = Odds([0.5, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9])
-    assert odds.chances(0, 3) == pytest.approx([0.5, 0.45, 0.405])
-    for _ in range(100):
-        odds.learn(0, 0, wrong=True)
-    assert odds.chances(0, 1)[0] < 0.05
-    assert odds.chances(1, 1) == pytest.approx([0.9])  # another class
-    for _ in range(100):
-        odds.learn(0, 2, wrong=True)
-    assert odds.chances(0, 1)[0] > 0.95
-    assert odds.chances(1, 1)[0] > 0.95
-    assert odds.chances(2, 1)[0] < 0.05
-    odds.learn(5, 200, wrong=False)
-    assert odds.chances(300, 2)[1] > 0.98
+    record = Record(odds)
+    assert record.chances(0, 3) == pytest.approx([0.5, 0.45, 0.405])
+    assert record.chances(300, 2) == pytest.approx([0.9, 0.81])
+    for _ in range(1000):
+        record.learn(0, 2, wrong=True)
+    assert odds.of(0) > 0.95
+    assert odds.of(1) > 0.95
+    assert odds.of(2) < 0.05
+    assert odds.of(3) == pytest.approx(0.9)  # another class
+    assert Record(odds).chances(0, 1)[0] > 0.95  # another request begins with that
 
 
-def test_a_drafter_takes_the_more_promising_proposal_and_learns_to_be_silent() -> None:
-    repeated = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10] * 4
-    drafter = Drafter(len(repeated), [50, 51, 52, 53])
-    assert drafter.due == len(repeated)
-    assert drafter.eager
-    assert decode(drafter.propose(repeated, 3)[0]) == [50, 51, 52]
-    text = [*repeated, 1, 2, 3, 4, 5]
+def test_one_requests_record_counts_for_it_alone_and_soon() -> None:
+    odds = Odds([0.9] * 7)
+    good, bad = Record(odds), Record(odds)
+    good.learn(5, 60, wrong=False)
+    assert good.chances(5, 1)[0] > 0.96
+    for _ in range(5):
+        bad.learn(5, 0, wrong=True)
+    assert bad.chances(5, 1)[0] < 0.6
+    assert bad.chances(0, 2)[1] < 0.5  # whatever agreed before
+    assert Record(odds).chances(5, 1)[0] > 0.7
+    bad.learn(5, 300, wrong=False)
+    assert bad.chances(5, 1)[0] > 0.75
+
+
+def test_a_drafter_takes_the_more_promising_proposal_and_asks_less_often_in_vain() -> None:
+    part = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    drafter = Drafter(10, [50, 51, 52, 53], Experience())
+    assert drafter.due == 10
+    assert decode(drafter.propose(part, 3)[0]) == [50, 51, 52]
+    text = [*part, 1, 2, 3, 4, 5]
     assert decode(drafter.propose(text, 3)[0]) == [6, 7, 8]
     assert drafter.usage(text) == (0, 4)
+    drafter.rest(100)
+    assert drafter.due == 102
+    assert drafter.patience(100) == FIRST_LOOK
+    drafter.used(100)
+    assert drafter.due == 100
     pauses = []
     for _ in range(8):
         drafter.rest(100)
-        pauses.append(drafter.due - 100)
-    assert pauses[:2] == [2, 4]
-    assert pauses[-1] == LONGEST_PAUSE
-    assert not drafter.eager
-    drafter.used(100)
-    assert drafter.due == 100
+        pauses.append((drafter.due - 100, drafter.patience(100)))
+    assert pauses[:3] == [(2, 2), (4, 4), (8, ENDLESS)]
+    assert pauses[-1] == (LONGEST_PAUSE, ENDLESS)
     drafter.stop()
-    assert drafter.due > 10**9
-    assert Drafter(7, ()).due == 7 + FIRST_LOOK
-    assert Drafter(7, ()).usage([1] * 9) == ()
+    assert drafter.due == drafter.patience(100) == ENDLESS
+    without = Drafter(7, (), Experience())
+    assert without.due == 7 + FIRST_LOOK
+    assert without.patience(7) == ENDLESS
+    assert without.usage([1] * 9) == ()
+
+
+def test_a_lost_place_is_found_again_by_three_tokens() -> None:
+    other = list(range(1, 30))
+    assert follow(TEXT, [*TEXT[:20], *other]).propose(5) == ("", [])
+    assert follow(TEXT, [*TEXT[:20], *other, *TEXT[40:42]]).propose(5) == ("", [])
+    again = follow(TEXT, [*TEXT[:20], *other, *TEXT[40:43]])
+    assert decode(again.propose(5)[0]) == TEXT[43:48]
+    assert again.usage == (23, 37)
 
 
 def test_the_last_token_counts_although_the_text_ends_before_it() -> None:
-    drafter = Drafter(2, [5, 6, 7, 8])
+    drafter = Drafter(2, [5, 6, 7, 8], Experience())
     drafter.end([1, 1, 5, 6], 7)
     assert drafter.usage([1, 1, 5, 6]) == (3, 1)

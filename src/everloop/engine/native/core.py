@@ -9,6 +9,7 @@ from everloop.engine.native.backend import Backend, Floats, Rows, Top, Writer
 from everloop.engine.native.blocks import BlockManager
 from everloop.engine.native.drafting import Drafting, Plan
 from everloop.engine.native.jobs import Event, GenerateJob, Job, ScoreJob, Used
+from everloop.engine.native.proposals import LARGEST_VOCABULARY
 from everloop.engine.native.scheduler import Scheduler
 from everloop.engine.native.sequence import Piece, Sequence
 
@@ -35,9 +36,10 @@ class Core:
     def __init__(
         self, backend: Backend, *, max_running: int, chunk: int, drafting: bool = True
     ) -> None:
-        """`chunk` bounds the prompt tokens of one step; `drafting` what comes with them is in
-        `drafting`."""
+        """`chunk` bounds the prompt tokens of one step. Without `drafting` every step writes one
+        token for each stream, and predictions have no effect."""
         self.backend = backend
+        drafting = drafting and backend.vocab_size <= LARGEST_VOCABULARY
         self.drafting = Drafting(backend.vocab_size) if drafting else None
         self.blocks = BlockManager(backend.blocks, backend.block_size)
         self.scheduler = Scheduler(self.blocks, max_running=max_running, chunk=chunk)
@@ -59,7 +61,7 @@ class Core:
         if isinstance(job, GenerateJob):
             job.sampler = self.backend.sampler(job.choice, job.seed)
             if self.drafting is not None:
-                job.drafts()
+                job.draft(self.drafting.experience)
         self._jobs[job.key] = job
         for sequence in job.sequences:
             self.scheduler.add(sequence)
@@ -78,18 +80,16 @@ class Core:
         began = time.perf_counter()
         plan = Plan() if self.drafting is None else self.drafting.plan(self.scheduler.running)
         if plan.drafts or not self._write(plan.steps, began, events):
-            self._compute(plan.drafts, began, events)
+            self._compute(plan, began, events)
         return events
 
-    def _compute(
-        self, drafts: Mapping[Sequence, list[int]], began: float, events: list[Event]
-    ) -> None:
-        """One step of whatever the scheduler plans, with `drafts`."""
+    def _compute(self, plan: Plan, began: float, events: list[Event]) -> None:
+        """One step of whatever the scheduler plans, with the drafts of `plan`."""
         pieces = self.scheduler.plan()
         if not pieces:
             return
-        if drafts:
-            self._draft(pieces, drafts)
+        if plan.drafts:
+            self._draft(pieces, plan.drafts)
         fine = self.backend.forward(
             [
                 Rows(
@@ -124,15 +124,16 @@ class Core:
                 self._emit(sequence.job, sequence.job.computed(sequence), events)
         prompts = [p.length for p in pieces if p.length > 1]
         streams, rows = len(pieces) - len(prompts), sum(p.rows for p in pieces)
-        self._observe(sum(prompts), streams, rows, 1, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        self._computed(sum(prompts), streams, rows, seconds, shortened=plan.steps < 2)
 
-    def _write(self, most: int, began: float, events: list[Event]) -> bool:
-        """Several steps in one go, at most so many, where everyone just writes; False if that
+    def _write(self, ahead: int, began: float, events: list[Event]) -> bool:
+        """Several steps in one go, `ahead` at most, where everyone just writes; False if that
         isn't so."""
         running = self.scheduler.running
         if not running or self.scheduler.idle_waiting:
             return False
-        most = min(most, RUN_STEPS)
+        most = RUN_STEPS
         jobs: list[GenerateJob] = []
         for sequence in running:
             job = sequence.job
@@ -143,7 +144,7 @@ class Core:
             most = min(most, job.remaining)
             jobs.append(job)
         most = min(most, max(1, int(RUN_SECONDS / self._step_seconds)))
-        steps = self.scheduler.reserve(most)
+        steps = self.scheduler.reserve(min(most, ahead))
         if steps < 2:
             return False
         sequences = list(running)
@@ -162,8 +163,11 @@ class Core:
         )
         for i, (sequence, job) in enumerate(zip(sequences, jobs, strict=True)):
             self._take(sequence, job, [(step[i], None, []) for step in made], events, computed=0)
-        streams, seconds = len(jobs), time.perf_counter() - began
-        self._observe(0, streams, streams, len(made), seconds)
+        seconds = time.perf_counter() - began
+        self._step_seconds = seconds / len(made)
+        self.scheduler.observe(0, len(jobs), seconds, len(made))
+        if self.drafting is not None and most <= ahead:
+            self.drafting.costs.wrote(len(jobs), len(made), seconds)
         return True
 
     def _take(
@@ -187,19 +191,24 @@ class Core:
             if job.done:
                 return
 
-    def _observe(self, prompt: int, streams: int, rows: int, steps: int, seconds: float) -> None:
-        """Learns from `steps` steps, each with `prompt` prompt tokens, and for `streams` a token
-        and `rows` rows in all."""
+    def _computed(
+        self, prompt: int, streams: int, rows: int, seconds: float, *, shortened: bool
+    ) -> None:
+        """Learns from a step of `rows` rows: `prompt` prompt tokens, one for each of `streams`, and
+        drafts; `shortened`: it would have been several steps in one go if nobody drafted."""
         drafted = rows - prompt - streams
-        if not prompt and self.drafting is not None:
-            if drafted:
-                self.drafting.costs.drafted(streams, rows, seconds)
-            else:
-                self.drafting.costs.wrote(streams, steps, seconds)
-        if not drafted:
-            self.scheduler.observe(prompt, streams, seconds, steps)
-            if not prompt:
-                self._step_seconds = seconds / steps
+        costs = None if self.drafting is None or prompt else self.drafting.costs
+        if drafted:
+            if costs is not None:
+                costs.drafted(streams, rows, seconds)
+            return
+        self.scheduler.observe(prompt, streams, seconds)
+        if costs is not None:
+            costs.single(streams, seconds)
+            if not shortened:
+                costs.wrote(streams, 1, seconds)
+        if not prompt:
+            self._step_seconds = seconds
 
     def _draft(self, pieces: list[Piece], drafts: Mapping[Sequence, list[int]]) -> None:
         """Adds drafts to the pieces, as far as there are blocks for them that nobody will need

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 MEMORY = 0.9
-"""What a measured step leaves of the weight of those before it."""
+"""What a measured step with drafts leaves of the weight of those before it."""
 
 FORGET = 0.99
 """What writing plainly leaves of it: what didn't pay long ago is tried again."""
@@ -14,7 +14,7 @@ ENOUGH, MOST = 8, 24
 STALE, LEFT = 256, 4
 """After so many steps with drafts no more than this is left of them."""
 
-SUPPOSED, DOUBT = 16, 0.3
+SUPPOSED, DOUBT = 16, 0.05
 """Supposed before anything is known: what a step costs by itself is what so many rows cost; with so
 much weight beside a measured step."""
 
@@ -26,11 +26,13 @@ class StepCosts:
     def __init__(self) -> None:
         self._plain: dict[int, float] = {}
         self._seen: dict[int, int] = {}  # steps that this comes from
+        self._single: dict[int, float] = {}  # one step without drafts that was a go of its own
         self._drafted = 0  # steps
         self._w = self._wx = self._wxx = self._wy = self._wxy = 0.0
 
     def wrote(self, streams: int, steps: int, seconds: float) -> None:
-        """Takes the time of `steps` tokens for each of `streams`, without drafts."""
+        """Takes the time of a go of `steps` tokens for each of `streams`, without drafts and as
+        many as there would be if nobody drafted."""
         seconds /= steps
         known, seen = self._plain.get(streams, seconds), self._seen.get(streams, 0) + steps
         # An outlier is something else's doing: the machine has other work as well.
@@ -38,13 +40,21 @@ class StepCosts:
         self._seen[streams] = min(seen, MOST)
         self._fade(FORGET)
 
+    def single(self, streams: int, seconds: float) -> None:
+        """Takes the time of a step without drafts that was a go of its own."""
+        known = self._single.get(streams, seconds)
+        self._single[streams] = known + (1 - MEMORY) * (min(seconds, 2 * known) - known)
+
     def drafted(self, streams: int, rows: int, seconds: float) -> None:
         """Takes the time of a step for `streams` that computed `rows` rows, drafts among them."""
         base, row = self.line(streams)
+        expected = base + row * rows
         if self._w:
-            seconds = min(seconds, 2 * (base + row * rows))
+            seconds = min(seconds, 2 * expected)
+        else:
+            expected = seconds
         self._fade(MEMORY)
-        w = seconds**-2
+        w = expected**-2
         self._w += w
         self._wx += w * rows
         self._wxx += w * rows * rows
@@ -60,11 +70,11 @@ class StepCosts:
 
     def line(self, streams: int) -> tuple[float, float]:
         """Seconds of a step with drafts: those of any, and those for each row."""
-        plain = self._plain.get(streams, 1.0)
+        single = self._single.get(streams) or self._plain.get(streams, 1.0)
         w, wx, wxx, wy, wxy = self._w, self._wx, self._wxx, self._wy, self._wxy
         for rows, seconds, weight in (
-            (streams, plain, 1.0),
-            (streams + SUPPOSED, plain * (1 + SUPPOSED / (SUPPOSED + streams)), DOUBT),
+            (streams, single, 1.0),
+            (streams + SUPPOSED, single * (1 + SUPPOSED / (SUPPOSED + streams)), DOUBT),
         ):
             weight /= seconds * seconds
             w += weight

@@ -11,20 +11,24 @@ from dataclasses import dataclass, field
 
 from everloop.engine.native.costs import StepCosts
 from everloop.engine.native.jobs import GenerateJob
-from everloop.engine.native.proposals import LARGEST_VOCABULARY, Drafter, decode
+from everloop.engine.native.pace import SLOWDOWN
+from everloop.engine.native.proposals import (
+    ENDLESS,
+    LARGEST_VOCABULARY,
+    Drafter,
+    Experience,
+    decode,
+)
 from everloop.engine.native.sequence import Sequence
 
-MOST_DRAFTED = 15
+MOST_DRAFTED = 17
 """Tokens drafted after a sequence's next one in one step, at most."""
 
 LOGITS_BYTES = 64 * 2**20
 """Logits that one step may have for drafts."""
 
-MARGIN = 1.03
+MARGIN = 1.1
 """Drafting must look so many times as fast as writing plainly."""
-
-MEASURED_STEPS = 4
-"""Steps of plain writing to measure it."""
 
 
 @dataclass(slots=True)
@@ -33,7 +37,7 @@ class Plan:
     tokens may be written in one go."""
 
     drafts: dict[Sequence, list[int]] = field(default_factory=dict)
-    steps: int = 2**31
+    steps: int = ENDLESS
 
 
 class Drafting:
@@ -41,7 +45,7 @@ class Drafting:
 
     def __init__(self, vocabulary: int) -> None:
         assert vocabulary <= LARGEST_VOCABULARY
-        self.costs = StepCosts()
+        self.costs, self.experience = StepCosts(), Experience()
         self._most_rows = LOGITS_BYTES // (4 * vocabulary)
 
     def plan(self, running: Seq[Sequence]) -> Plan:
@@ -55,7 +59,7 @@ class Drafting:
                 continue
             streams += 1
             drafter = sequence.job.drafter
-            if drafter is None:
+            if drafter is None or not sequence.samples:
                 continue
             if length >= drafter.due:
                 assert isinstance(sequence.job, GenerateJob)
@@ -66,8 +70,7 @@ class Drafting:
                     asked.append((sequence, drafter, draft, chances))
                     continue
                 drafter.rest(length)
-            if drafter.eager:
-                plan.steps = min(plan.steps, drafter.due - length)
+            plan.steps = min(plan.steps, drafter.patience(length))
         if asked:
             self._choose(plan, streams, asked)
         return plan
@@ -80,7 +83,7 @@ class Drafting:
     ) -> None:
         plain = self.costs.plain(streams)
         if plain is None:
-            plan.steps = min(plan.steps, MEASURED_STEPS)
+            plan.steps = ENDLESS
             return
         lengths = self.lengths(streams, plain, [chances for *_, chances in asked])
         for (sequence, drafter, draft, _), length in zip(asked, lengths, strict=True):
@@ -90,24 +93,35 @@ class Drafting:
                 drafter.used(tokens)
                 continue
             drafter.rest(tokens)
-            if drafter.eager:
-                plan.steps = min(plan.steps, drafter.due - tokens)
+            plan.steps = min(plan.steps, drafter.patience(tokens))
 
     def lengths(self, streams: int, plain: float, chances: list[list[float]]) -> list[int]:
-        """How many tokens of each proposal make the most tokens a second of all `streams`; none
-        where that is less than `plain` seconds a token."""
+        """How many tokens of each proposal make the most tokens a second of all `streams`, none of
+        which may become much slower for it; 0 where `plain` seconds a token are less."""
         # Later tokens of a proposal are never likelier than those before them, so that taking the
         # likeliest of all first takes the first ones of each.
-        order = sorted(((q, i) for i, row in enumerate(chances) for q in row), reverse=True)
+        order = sorted(
+            ((q, -n, i) for i, row in enumerate(chances) for n, q in enumerate(row)), reverse=True
+        )
         base, row = self.costs.line(streams)
         tokens, seconds = float(streams), base + row * streams
-        best, taken = MARGIN * streams / plain, 0
-        for n, (chance, _) in enumerate(order[: max(self._most_rows - streams, 0)], 1):
+        least = MARGIN * streams / plain
+        best, taken = least, 0
+        for n, (chance, *_) in enumerate(order[: max(self._most_rows - streams, 0)], 1):
             tokens += chance
             seconds += row
             if tokens > best * seconds:
                 best, taken = tokens / seconds, n
-        out = [0] * len(chances)
-        for _, i in order[:taken]:
+        out, made = [0] * len(chances), [1.0] * len(chances)
+        for chance, _, i in order[:taken]:
             out[i] += 1
+            made[i] += chance
+        for n in range(taken, 0, -1):
+            slowest = min(made) if len(made) == streams else 1.0
+            seconds = base + row * (streams + n)
+            if seconds <= SLOWDOWN * plain * slowest:
+                return out if sum(made) + streams - len(made) > least * seconds else [0] * len(out)
+            chance, _, i = order[n - 1]
+            out[i] -= 1
+            made[i] -= chance
         return out

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from everloop.engine.interface import FinishReason
 from everloop.engine.native.backend import Choice, Floats, Sampler, Top
 from everloop.engine.native.frames import Message
-from everloop.engine.native.proposals import Drafter
+from everloop.engine.native.proposals import Drafter, Experience
 from everloop.engine.native.sequence import Sequence
 from everloop.engine.native.text import Released, TextStream
 
@@ -140,9 +140,9 @@ class GenerateJob(Job):
     def wants_logprob(self) -> bool:
         return self._logprobs
 
-    def drafts(self) -> None:
+    def draft(self, experience: Experience) -> None:
         """Lets it propose what it may write next; without that a prediction has no effect."""
-        self.drafter = Drafter(self._prompt, self._prediction)
+        self.drafter = Drafter(self._prompt, self._prediction, experience)
 
     def usage(self) -> Used:
         used = self._prompt, self._count, self.sequences[0].cached

@@ -9,6 +9,8 @@ import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
+from operator import mul
 
 LARGEST_VOCABULARY = 0x110000
 """Characters that there are."""
@@ -16,15 +18,18 @@ LARGEST_VOCABULARY = 0x110000
 AGREED = (0, 1, 2, 3, 5, 9, 17)
 """Tokens that agreed before a proposed one, in classes: the more, the likelier it is right."""
 
-MATCH_ODDS = (0.0, 0.0, 0.0, 0.3, 0.5, 0.8, 0.9)
-PREDICTION_ODDS = (0.4, 0.6, 0.8, 0.9, 0.95, 0.97, 0.98)
-"""What is expected of each class before anything is known of a request."""
+MATCH_ODDS = (0.0, 0.0, 0.0, 0.6, 0.7, 0.85, 0.92)
+PREDICTION_ODDS = (0.15, 0.6, 0.75, 0.88, 0.93, 0.95, 0.96)
+"""What is expected of each class before anything is known: what was counted where a small model
+corrects and edits."""
 
-PRIOR = 3.0
-"""Tokens that this expectation counts for."""
+PRIOR, MEMORY = 20.0, 0.995
+"""Tokens that this expectation counts for, and what the outcome of one more leaves of what is known
+of its class."""
 
-MEMORY = 0.95
-"""What one token's outcome leaves of all that was known of its class."""
+DOUBT, SHORT_MEMORY = 1.0, 0.98
+"""Wrong tokens that one request's own record must do without to be believed, and what one more
+token leaves of it."""
 
 MATCHED = (3, 5, 9, 17)
 """Lengths of what was written last that are looked for in the text before."""
@@ -41,8 +46,14 @@ CERTAIN = 5
 PLACES = 4
 """Places of a prediction that are followed together."""
 
+LOST = 8
+"""After so many tokens in vain only three that agree are looked for, and nothing is proposed."""
+
 FIRST_LOOK = 8
-"""Tokens that a request writes before it is first asked, unless it has a prediction."""
+"""Tokens that a request writes before it is first asked, unless it has a prediction, and that are
+written in one go whenever it is due, before anything was drafted."""
+
+ENDLESS = sys.maxsize
 
 EAGER_PAUSE, LONGEST_PAUSE = 4, 32
 """Tokens from one question to the next: up to the first number, one that paid just now is asked on
@@ -53,43 +64,68 @@ _CLASS = [bisect_right(AGREED, n) - 1 for n in range(AGREED[-1] + 1)]
 
 
 class Odds:
-    """How often proposed tokens turned out right, by how many agreed before them."""
-
-    __slots__ = ("_right", "_seen")
+    """How often proposed tokens of all requests turned out right, by how many agreed before."""
 
     def __init__(self, expected: Sequence[float]) -> None:
         self._right = [PRIOR * p for p in expected]
         self._seen = [PRIOR] * len(expected)
 
-    def learn(self, agreed: int, right: int, wrong: bool) -> None:
-        """After `agreed` tokens, `right` more were right, and then one was `wrong`, or the rest is
-        not known."""
-        for n in range(agreed, agreed + right):
-            self._count(n, 1.0)
-        if wrong:
-            self._count(agreed + right, 0.0)
+    @property
+    def rates(self) -> list[float]:
+        """That a token is right, by the class of how many before it agreed."""
+        return [right / seen for right, seen in zip(self._right, self._seen, strict=True)]
 
-    def chances(self, agreed: int, count: int) -> list[float]:
-        """That the next token is right, that the next two are, … , that the next `count` are."""
-        right, seen = self._right, self._seen
-        out, chance = [], 1.0
-        for n in range(agreed, agreed + count):
-            i = _CLASS[n] if n < len(_CLASS) else -1
-            chance *= right[i] / seen[i]
-            out.append(chance)
-        return out
+    def of(self, agreed: int) -> float:
+        """That a token is right before which `agreed` tokens were."""
+        i = _CLASS[agreed] if agreed < len(_CLASS) else -1
+        return self._right[i] / self._seen[i]
 
-    def _count(self, agreed: int, right: float) -> None:
+    def count(self, agreed: int, right: bool) -> None:
+        """One more of them was right, or wrong."""
         i = _CLASS[agreed] if agreed < len(_CLASS) else -1
         self._right[i] = MEMORY * self._right[i] + right
         self._seen[i] = MEMORY * self._seen[i] + 1.0
 
 
+class Record:
+    """One request's proposals beside those of all: wrong so many times as often."""
+
+    def __init__(self, odds: Odds) -> None:
+        self._odds = odds
+        self._wrong = self._expected = DOUBT
+
+    def learn(self, agreed: int, right: int, wrong: bool) -> None:
+        """After `agreed` tokens, `right` more were right, and then one was `wrong`, or the rest is
+        not known."""
+        for n in range(agreed, agreed + right + wrong):
+            good = n < agreed + right
+            self._wrong = DOUBT + SHORT_MEMORY * (self._wrong - DOUBT) + (not good)
+            self._expected = (
+                DOUBT + SHORT_MEMORY * (self._expected - DOUBT) + 1.0 - self._odds.of(n)
+            )
+            self._odds.count(n, good)
+
+    def chances(self, agreed: int, count: int) -> list[float]:
+        """That the next token is right, that the next two are, … , that the next `count` are."""
+        times = self._wrong / self._expected
+        rates = [max(1.0 - times * (1.0 - rate), 0.0) for rate in self._odds.rates]
+        classes = _CLASS[agreed : agreed + count]
+        classes += [_CLASS[-1]] * (count - len(classes))
+        return list(accumulate([rates[i] for i in classes], mul))
+
+
+class Experience:
+    """What all requests of an engine have taught about proposals of each kind."""
+
+    def __init__(self) -> None:
+        self.matches, self.predictions = Odds(MATCH_ODDS), Odds(PREDICTION_ODDS)
+
+
 class Matches:
     """Follows the latest earlier place of a text that ends like the text itself."""
 
-    def __init__(self) -> None:
-        self._odds = Odds(MATCH_ODDS)
+    def __init__(self, experience: Experience) -> None:
+        self._record = Record(experience.matches)
         self._text = ""
         self._at = -1  # what stands here is proposed; -1: nothing
         self._agreed = 0  # tokens before it that are the text's last ones
@@ -102,7 +138,7 @@ class Matches:
         if at >= 0 and known < len(text):
             new = len(text) - known
             right = _common(text, at, text, known, new)
-            self._odds.learn(self._agreed, right, right < new)
+            self._record.learn(self._agreed, right, right < new)
             if right == new:
                 self._at, self._agreed = at + right, self._agreed + right
                 return
@@ -115,7 +151,7 @@ class Matches:
         found = self._text[self._at : self._at + most]
         if len(found) < most:  # it goes round in circles
             found = (found * (most // len(found) + 1))[:most]
-        return found, self._odds.chances(self._agreed, most)
+        return found, self._record.chances(self._agreed, most)
 
     def _search(self) -> None:
         text, self._at = self._text, -1
@@ -141,14 +177,16 @@ class Prediction:
     which most tokens agreed.
     """
 
-    def __init__(self, ids: Sequence[int]) -> None:
-        self._odds = Odds(PREDICTION_ODDS)
+    def __init__(self, ids: Sequence[int], experience: Experience) -> None:
+        self._record = Record(experience.predictions)
         self._text = encode(ids)
+        self._known = frozenset(self._text)
         self._appeared = bytearray(len(self._text))
         self._output = ""
         # Where the next token should stand, and how many before it agreed; the likeliest first.
         self._places = [(0, BELIEVED)]
         self._certain = 0  # what stands before this has come, or is given up
+        self._vain = 0  # last tokens that agreed with no place
 
     @property
     def usage(self) -> tuple[int, int]:
@@ -163,11 +201,18 @@ class Prediction:
         end, text = len(self._output), self._text
         self._output = output = self._output + new
         while end < len(output):
+            if self._vain >= LOST:
+                end += 1
+                found = text.find(output[end - 3 : end], self._certain)
+                if found >= 0:
+                    self._places, self._vain = [(found + 3, 3)], 0
+                    self._came(found + 3, 3, 0)
+                continue
             place, agreed = self._places[0]
             right = 0
             if len(self._places) == 1:
                 right = _common(text, place, output, end, len(output) - end)
-                self._odds.learn(agreed, right, wrong=False)
+                self._record.learn(agreed, right, wrong=False)
                 self._came(place, agreed, right)
                 self._places = [(place + right, agreed + right)]
                 end += right
@@ -177,9 +222,11 @@ class Prediction:
 
     def propose(self, most: int) -> tuple[str, list[float]]:
         """Up to `most` tokens, and the chance that each, with all before it, is right."""
+        if self._vain >= LOST:
+            return "", []
         place, agreed = self._places[0]
         found = self._text[place : place + most]
-        return found, self._odds.chances(agreed, len(found)) if found else []
+        return found, self._record.chances(agreed, len(found)) if found else []
 
     def _step(self, output: str, end: int) -> None:
         """Takes one token, output[end - 1], where there are several places or the only one is
@@ -188,13 +235,14 @@ class Prediction:
         first, agreed = self._places[0]
         right = text[first : first + 1] == token
         if first < len(text):
-            self._odds.learn(agreed, int(right), wrong=not right)
+            self._record.learn(agreed, int(right), wrong=not right)
         places = {p + 1: n + 1 for p, n in self._places if text[p : p + 1] == token}
         if not places:
             sure = [p for p, n in self._places if n >= CERTAIN]
             self._certain = min(sure, default=self._certain)
             places = {first + 1: 0, first: 0}  # one token instead of another, or one more
-        if max(places.values()) < CERTAIN:
+            self._vain += 1
+        if max(places.values()) < CERTAIN and token in self._known:
             start = self._certain
             for n, reach in ((3, len(text)), (2, NEAR), (1, CLOSE)):
                 found = text.find(output[end - n : end], start, start + reach + n)
@@ -203,7 +251,9 @@ class Prediction:
                     break
         best = sorted(places.items(), key=_agreed, reverse=True)
         self._places = best[:PLACES]
-        self._came(*best[0], 0)
+        if best[0][1] > 1:
+            self._vain = 0
+            self._came(*best[0], 0)
 
     def _came(self, place: int, agreed: int, right: int) -> None:
         """Notes that `agreed` tokens before a place appeared, and `right` there."""
@@ -216,18 +266,23 @@ class Prediction:
 class Drafter:
     """What one request proposes. `due` is the length of its text at which it is asked again."""
 
-    def __init__(self, prompt: int, prediction: Sequence[int]) -> None:
+    def __init__(self, prompt: int, prediction: Sequence[int], experience: Experience) -> None:
         """`prompt`: tokens of the text that the request hasn't written."""
-        self._matches = Matches()
-        self._prediction = Prediction(prediction) if prediction else None
+        self._matches = Matches(experience)
+        self._prediction = Prediction(prediction, experience) if prediction else None
         self._seen = prompt
         self._pause = 1 if prediction else FIRST_LOOK
+        self._useful = False  # nothing was drafted yet
         self.due = prompt + (0 if prediction else FIRST_LOOK)
 
-    @property
-    def eager(self) -> bool:
-        """Whether it is worth writing fewer tokens in one go to ask again when it is due."""
-        return self._pause <= EAGER_PAUSE
+    def patience(self, tokens: int) -> int:
+        """How many more tokens than `tokens` may be written in one go although it is due sooner."""
+        wait = max(self.due - tokens, 1)
+        if self._useful:
+            return wait if self._pause <= EAGER_PAUSE else ENDLESS
+        if self._prediction is not None and self._pause < LONGEST_PAUSE:
+            return max(wait, FIRST_LOOK)
+        return ENDLESS
 
     def propose(self, tokens: Sequence[int], most: int) -> tuple[str, list[float]]:
         """Up to `most` tokens that may come after `tokens`, all of the request's text, and the
@@ -243,7 +298,7 @@ class Drafter:
 
     def used(self, tokens: int) -> None:
         """Something was drafted after a text of so many tokens."""
-        self._pause, self.due = 1, tokens
+        self._pause, self._useful, self.due = 1, True, tokens
 
     def rest(self, tokens: int) -> None:
         """Nothing came of it: the next time is later, and later still if that is in vain too."""
@@ -252,7 +307,7 @@ class Drafter:
 
     def stop(self) -> None:
         """Nothing is to be drafted any more."""
-        self._pause, self.due = LONGEST_PAUSE, sys.maxsize
+        self._pause, self.due = LONGEST_PAUSE, ENDLESS
 
     def end(self, tokens: Sequence[int], last: int) -> None:
         """The output ended with a token that is not among `tokens`."""
