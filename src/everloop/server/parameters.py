@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.functional_validators import BeforeValidator, PlainValidator
 from pydantic.json_schema import WithJsonSchema
@@ -17,49 +16,8 @@ from pydantic.json_schema import WithJsonSchema
 from everloop.engine.interface import Message, Prompt, Sampling
 from everloop.errors import InvalidRequest
 from everloop.server import explain, values
+from everloop.server.tolerated import CHAT_ONLY, COMMON, Tolerated
 from everloop.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerated:
-    """A parameter without effect here. `values` are those accepted; None: all of type `kind`."""
-
-    why: str
-    values: tuple[object, ...] | None = None
-    kind: type | None = None
-    what: str = ""
-
-
-_IDENTITY = "names the caller's user; tenants are told apart by key"
-_CACHE = "prompts are cached as memory allows"
-_NO_TOOLS = "this model calls no tools"
-_TEXT_ONLY = "only text comes in and goes out"
-
-COMMON = {
-    "user": Tolerated(_IDENTITY, kind=str, what="a string"),
-}
-CHAT_ONLY = {
-    "metadata": Tolerated("answers are not stored", kind=dict, what="an object"),
-    "store": Tolerated("answers are not stored", (False,)),
-    "service_tier": Tolerated("there is one tier", ("auto", "default")),
-    "safety_identifier": Tolerated(_IDENTITY, kind=str, what="a string"),
-    "prompt_cache_key": Tolerated(_CACHE, kind=str, what="a string"),
-    "prompt_cache_retention": Tolerated(_CACHE, ("in_memory", "in-memory")),
-    "prompt_cache_options": Tolerated(_CACHE, ({}, {"mode": "implicit"})),
-    "response_format": Tolerated("answers are free text", ({"type": "text"},)),
-    "modalities": Tolerated(_TEXT_ONLY, (["text"],)),
-    "audio": Tolerated(_TEXT_ONLY, ()),
-    "tools": Tolerated(_NO_TOOLS, ([],)),
-    "tool_choice": Tolerated(_NO_TOOLS, ("none", "auto")),
-    "parallel_tool_calls": Tolerated(_NO_TOOLS, kind=bool, what="a boolean"),
-    "functions": Tolerated(_NO_TOOLS, ([],)),
-    "function_call": Tolerated(_NO_TOOLS, ("none", "auto")),
-    "reasoning_effort": Tolerated("this model answers without a hidden reasoning", ("none",)),
-    "verbosity": Tolerated("ask for the length in the prompt", ("medium",)),
-    "moderation": Tolerated("answers are not moderated", ()),
-    "web_search_options": Tolerated("the server asks no other server", ()),
-}
-
 
 _SAMPLING = {field.name for field in fields(Sampling)}
 
@@ -80,7 +38,7 @@ class Parameters(BaseModel):
                 if value is not None or field.is_required():  # null means: not given
                     rest[name] = value
             elif name in cls.tolerated:
-                _check_tolerated(name, value, cls.tolerated[name])
+                cls.tolerated[name].check(name, value)
             else:
                 near = difflib.get_close_matches(name[:60], [*cls.model_fields, *cls.tolerated], 1)
                 raise explain.unknown(name, f" Did you mean '{near[0]}'?" if near else "")
@@ -98,24 +56,6 @@ class Parameters(BaseModel):
 
     def check(self, settings: Settings) -> None:
         """The limits that settings decide. Raises InvalidRequest."""
-
-
-def _check_tolerated(name: str, value: object, rule: Tolerated) -> None:
-    if value is None:
-        return
-    if rule.values is None:
-        if rule.kind is not None and not isinstance(value, rule.kind):
-            raise explain.wrong_type(name, rule.what, value)
-        return
-    if not any(value == v and type(value) is type(v) for v in rule.values):
-        useful = [orjson.dumps(v).decode() for v in rule.values if v not in ([], {})]
-        then = f" Only {' or '.join(useful)} is accepted." if useful else " Leave it out."
-        raise InvalidRequest(
-            f"Unsupported {'value' if useful else 'parameter'}: '{name}' is not supported as "
-            f"given: {rule.why}.{then}",
-            param=name,
-            code="unsupported_value" if useful else "unsupported_parameter",
-        )
 
 
 _SCHEMA_STOP = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
