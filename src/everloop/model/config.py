@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from everloop.errors import InvalidRequest
+from everloop.model.json_fields import integer, number, token_id, token_ids
 
 ModelType = Literal["llama", "mistral", "qwen2", "qwen3"]
 
@@ -137,9 +138,8 @@ class ModelConfig:
         """From a Hugging Face `config.json` object; raises InvalidRequest where a field is
         missing, mistyped or outside what the Transformer computes."""
         model_type = _model_type(value)
-        size = _Reader(value)
-        hidden, heads = size.integer("hidden_size"), size.integer("num_attention_heads")
-        layers = size.integer("num_hidden_layers", most=10_000)
+        hidden, heads = integer(value, "hidden_size"), integer(value, "num_attention_heads")
+        layers = integer(value, "num_hidden_layers", most=10_000)
         activation = value.get("hidden_act", "silu")
         if activation != "silu":
             raise InvalidRequest(
@@ -155,15 +155,15 @@ class ModelConfig:
         theta, scaling = _rope(value)
         return cls(
             model_type=model_type,
-            vocab_size=size.integer("vocab_size"),
+            vocab_size=integer(value, "vocab_size"),
             hidden_size=hidden,
-            intermediate_size=size.integer("intermediate_size"),
+            intermediate_size=integer(value, "intermediate_size"),
             num_hidden_layers=layers,
             num_attention_heads=heads,
-            num_key_value_heads=size.integer("num_key_value_heads", kv_heads),
-            head_dim=size.integer("head_dim", 128 if model_type == "qwen3" else hidden // heads),
-            max_position_embeddings=size.integer("max_position_embeddings"),
-            rms_norm_eps=_number(value, "rms_norm_eps", 1e-6),
+            num_key_value_heads=integer(value, "num_key_value_heads", kv_heads),
+            head_dim=integer(value, "head_dim", 128 if model_type == "qwen3" else hidden // heads),
+            max_position_embeddings=integer(value, "max_position_embeddings"),
+            rms_norm_eps=number(value, "rms_norm_eps", 1e-6),
             rope_theta=theta,
             rope_scaling=scaling,
             attention_bias=bias,
@@ -172,10 +172,10 @@ class ModelConfig:
             qk_norm=model_type == "qwen3",
             sliding_windows=_windows(value, model_type, layers),
             tie_word_embeddings=bool(value.get("tie_word_embeddings", False)),
-            bos_token_id=_id(value, "bos_token_id"),
-            eos_token_ids=_ids(value, "eos_token_id"),
-            pad_token_id=_id(value, "pad_token_id"),
-            initializer_range=_number(value, "initializer_range", 0.02),
+            bos_token_id=token_id(value, "bos_token_id"),
+            eos_token_ids=token_ids(value, "eos_token_id"),
+            pad_token_id=token_id(value, "pad_token_id"),
+            initializer_range=number(value, "initializer_range", 0.02),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -242,36 +242,6 @@ class ModelConfig:
         }
 
 
-class _Reader:
-    """Takes checked integers out of a config object."""
-
-    def __init__(self, value: Mapping[str, Any]) -> None:
-        self.value = value
-
-    def integer(
-        self, name: str, default: int | None = None, *, least: int = 1, most: int = 2**31 - 1
-    ) -> int:
-        found = self.value.get(name)
-        if found is None:
-            found = default
-        if type(found) is not int or not least <= found <= most:
-            raise InvalidRequest(
-                f"config.json: {name} is {found!r}, an integer from {least} to {most} is needed.",
-                param=name,
-            )
-        return found
-
-
-def _number(value: Mapping[str, Any], name: str, default: float | None = None) -> float:
-    found = value.get(name, default)
-    # JSON as Python reads it may hold NaN and Infinity; they fail the comparison.
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < 1e30:
-        raise InvalidRequest(
-            f"config.json: {name} is {found!r}, a positive number is needed.", param=name
-        )
-    return float(found)
-
-
 def _model_type(value: Mapping[str, Any]) -> ModelType:
     architectures = value.get("architectures") or []
     for name in architectures if isinstance(architectures, list) else []:
@@ -294,7 +264,7 @@ def _rope(value: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
         raise InvalidRequest(
             f"config.json: rope_scaling is {scaling!r}, an object is needed.", param="rope_scaling"
         )
-    theta = _number(scaling if scaling.get("rope_theta") else value, "rope_theta", 10_000.0)
+    theta = number(scaling if scaling.get("rope_theta") else value, "rope_theta", 10_000.0)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
         return theta, None
@@ -304,12 +274,10 @@ def _rope(value: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
             param="rope_scaling",
         )
     return theta, RopeScaling(
-        factor=_number(scaling, "factor"),
-        low_freq_factor=_number(scaling, "low_freq_factor"),
-        high_freq_factor=_number(scaling, "high_freq_factor"),
-        original_max_position_embeddings=_Reader(scaling).integer(
-            "original_max_position_embeddings"
-        ),
+        factor=number(scaling, "factor"),
+        low_freq_factor=number(scaling, "low_freq_factor"),
+        high_freq_factor=number(scaling, "high_freq_factor"),
+        original_max_position_embeddings=integer(scaling, "original_max_position_embeddings"),
     )
 
 
@@ -319,28 +287,13 @@ def _windows(
     sliding = model_type == "mistral" or bool(value.get("use_sliding_window", False))
     if model_type == "llama" or not sliding or value.get("sliding_window", 0) is None:
         return ()
-    width = _Reader(value).integer("sliding_window", 4096)
+    width = integer(value, "sliding_window", 4096)
     if model_type == "mistral":
         return (width,) * layers
     kinds = value.get("layer_types")
     if kinds is None:
-        full = _Reader(value).integer("max_window_layers", 28, least=0)
+        full = integer(value, "max_window_layers", 28, least=0)
         return tuple(None if i < full else width for i in range(layers))
     if not isinstance(kinds, list):
         raise InvalidRequest("config.json: layer_types is no list.", param="layer_types")
     return tuple(width if k == "sliding_attention" else None for k in kinds)
-
-
-def _id(value: Mapping[str, Any], name: str) -> int | None:
-    found = _ids(value, name)
-    return found[0] if found else None
-
-
-def _ids(value: Mapping[str, Any], name: str) -> tuple[int, ...]:
-    found = value.get(name)
-    ids = found if isinstance(found, list) else [] if found is None else [found]
-    if not all(type(i) is int and i >= 0 for i in ids):
-        raise InvalidRequest(
-            f"config.json: {name} is {found!r}, an id or a list is needed.", param=name
-        )
-    return tuple(ids)
