@@ -1,7 +1,7 @@
 """The native engine as the rest of the program sees it: requests in, a child process behind.
 
 This side imports no torch. It checks and encodes requests, keeps the list of those under way, and
-starts the worker again when it dies or hangs.
+has a keeper start the worker again when it dies or hangs.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import dataclasses
 import itertools
 import logging
 import secrets
-import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from everloop.engine.interface import (
@@ -29,18 +28,13 @@ from everloop.engine.interface import (
 )
 from everloop.engine.native.frames import Message
 from everloop.engine.native.generation import NativeGeneration, Pending, Reply
+from everloop.engine.native.keeper import Keeper
 from everloop.engine.native.options import NativeOptions
 from everloop.engine.native.process import Process
 from everloop.engine.native.prompts import Prompts, text_folder
-from everloop.errors import EngineUnavailable, EverloopError, InvalidRequest, Overloaded
+from everloop.errors import EngineUnavailable, EverloopError, Overloaded
 
 log = logging.getLogger(__name__)
-
-BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""Pauses before the worker is started again, longer for each one that died young."""
-
-STABLE_SECONDS = 30.0
-"""A worker that lived this long did not die young."""
 
 _RULES = tuple(f.name for f in dataclasses.fields(Sampling) if f.name != "seed")
 
@@ -63,36 +57,33 @@ class NativeEngine(Engine):
         self._options = options or NativeOptions()
         self._created = created
         self._prompts: Prompts | None = None
-        self._process: Process | None = None
-        self._supervisor: asyncio.Task[None] | None = None
-        self._first_start: asyncio.Future[None] | None = None
         self._pending: dict[int, Pending] = {}
         self._keys = itertools.count(1)
         self._counts = (0, 0, 0, 0)
-        self._restarts, self._start_seconds = 0, 5.0
-        self._detail = "not started"
+        setup = {
+            "model_dir": str(self._directory),
+            "adapter_dir": None if self._adapter is None else str(self._adapter),
+            "text_dir": str(text_folder(self._directory, self._adapter)),
+            "options": dataclasses.asdict(self._options),
+        }
+        self._keeper = Keeper(
+            model_id, setup, self._options, hear=self._hear, ready=self._loaded, lost=self._fail_all
+        )
         self.info = ModelInfo(id=model_id, context_length=0, vocab_size=None, created=created)
 
     async def start(self) -> None:
-        if self._supervisor is None:
+        if not self._keeper.running:
             self._prompts = await asyncio.to_thread(
                 Prompts, self._directory, text_folder(self._directory, self._adapter)
             )
-            self._first_start = asyncio.get_running_loop().create_future()
-            self._supervisor = asyncio.create_task(self._supervise())
-        assert self._first_start is not None
         try:
-            await asyncio.shield(self._first_start)
+            await self._keeper.start()
         except EverloopError:
             await self.close()
             raise
 
     async def close(self) -> None:
-        supervisor, self._supervisor = self._supervisor, None
-        if supervisor is not None:
-            supervisor.cancel()
-            await asyncio.gather(supervisor, return_exceptions=True)
-        self._detail = "closed"
+        await self._keeper.close()
 
     async def generate(self, request: GenerateRequest) -> Generation:
         prompts = self._check_ready()
@@ -178,16 +169,21 @@ class NativeEngine(Engine):
             ready=self._process is not None,
             running=running,
             waiting=max(waiting, len(self._pending) - running, 0),
-            restarts=self._restarts,
+            restarts=self._keeper.restarts,
             kv_blocks_used=used,
             kv_blocks_total=total,
-            detail=self._detail,
+            detail=self._keeper.detail,
         )
+
+    @property
+    def _process(self) -> Process | None:
+        """The worker, while it is ready."""
+        return self._keeper.process
 
     def _check_ready(self) -> Prompts:
         if self._process is None or self._prompts is None:
             raise EngineUnavailable(
-                f"The engine is {self._detail}.", retry_after=max(self._start_seconds, 1.0)
+                f"The engine is {self._keeper.detail}.", retry_after=self._keeper.patience
             )
         limit = self._options.max_running + self._options.max_queue
         if len(self._pending) >= limit:
@@ -213,107 +209,30 @@ class NativeEngine(Engine):
         if key in self._pending and self._process is not None:
             self._process.send({"op": "cancel", "key": key})
 
-    async def _supervise(self) -> None:
-        """Keeps a worker running until cancelled."""
-        young = 0
-        try:
-            while True:
-                await asyncio.sleep(BACKOFF_SECONDS[min(young, len(BACKOFF_SECONDS) - 1)])
-                began = time.monotonic()
-                try:
-                    await self._live()
-                except Exception:  # a defect of ours must not leave callers without an engine
-                    log.exception("The engine's keeper failed and goes on.")
-                young = 0 if time.monotonic() - began > STABLE_SECONDS else young + 1
-                self._restarts += 1
-                self._detail = "restarting"
-        finally:
-            self._fail_all("The engine is shutting down.")
-
-    async def _live(self) -> None:
-        """One worker's life, from its start to its end."""
-        process = None
-        try:
-            began = time.monotonic()
-            self._detail = "loading the model"
-            process = await Process.start(
-                {
-                    "model_dir": str(self._directory),
-                    "adapter_dir": None if self._adapter is None else str(self._adapter),
-                    "text_dir": str(text_folder(self._directory, self._adapter)),
-                    "options": dataclasses.asdict(self._options),
-                },
-                self._hear,
+    def _loaded(self, ready: Message) -> None:
+        """Takes what a worker says of itself once its model is loaded."""
+        assert self._prompts is not None
+        self._prompts.context_length = ready["context_length"]
+        self._counts = (0, 0, 0, ready["kv_blocks"])
+        self.info = ModelInfo(
+            id=self.info.id,
+            context_length=ready["context_length"],
+            vocab_size=self._prompts.config.vocab_size,
+            fills_middle=self._prompts.tokenizer.fill_in_middle is not None,
+            created=self._created,
+            sampling=self._prompts.sampling,
+        )
+        full = self._prompts.config.max_position_embeddings
+        if ready["context_length"] < full:
+            log.warning(
+                "The model could read %d tokens, but the key-value cache holds %d: longer "
+                "requests are refused. Raise kv_tokens if there is memory.",
+                full,
+                ready["context_length"],
             )
-            if await self._loaded(process):
-                self._start_seconds = time.monotonic() - began
-                self._process, self._detail = process, "ready"
-                self._started(None)
-                await self._listen(process)
-        except OSError as error:
-            self._started(EngineUnavailable(f"The engine could not be started: {error}."))
-        finally:
-            self._process, self._counts = None, (0, 0, 0, 0)
-            if process is not None:
-                self._fail_all("The engine stopped and is starting again.")
-                status = await _to_the_end(process.stop())
-                log.info("The engine's process %d ended with status %d.", process.pid, status)
-
-    async def _loaded(self, process: Process) -> bool:
-        """Waits for the model; False (and a word in the log) if it can't be loaded."""
-        await asyncio.wait((process.first,), timeout=self._options.start_seconds)
-        message = process.first.result() if process.first.done() else None
-        if message is not None and "ready" in message:
-            ready = message["ready"]
-            assert self._prompts is not None
-            self._prompts.context_length = ready["context_length"]
-            self._counts = (0, 0, 0, ready["kv_blocks"])
-            self.info = ModelInfo(
-                id=self.info.id,
-                context_length=ready["context_length"],
-                vocab_size=self._prompts.config.vocab_size,
-                fills_middle=self._prompts.tokenizer.fill_in_middle is not None,
-                created=self._created,
-                sampling=self._prompts.sampling,
-            )
-            full = self._prompts.config.max_position_embeddings
-            if ready["context_length"] < full:
-                log.warning(
-                    "The model could read %d tokens, but the key-value cache holds %d: longer "
-                    "requests are refused. Raise kv_tokens if there is memory.",
-                    full,
-                    ready["context_length"],
-                )
-            if ready["note"]:
-                log.warning("%s", ready["note"])
-            log.info("Engine for %s ready: %s", self.info.id, ready)
-            return True
-        if message is None:
-            error: EverloopError = EngineUnavailable(
-                "The engine's process died or hung while it loaded the model."
-            )
-        else:
-            error = _error(message["fatal"])
-        log.error("The engine for %s did not start: %s", self.info.id, error)
-        self._detail = f"not started: {error}"
-        self._started(error)
-        return False
-
-    def _started(self, error: EverloopError | None) -> None:
-        assert self._first_start is not None
-        if self._first_start.done():
-            return
-        if error is None:
-            self._first_start.set_result(None)
-        else:
-            self._first_start.set_exception(error)
-
-    async def _listen(self, process: Process) -> None:
-        """Until the worker is gone or silent."""
-        try:
-            await process.listen(self._options.hang_seconds)
-        except TimeoutError:
-            log.error("The engine's process %d is silent: it is replaced.", process.pid)
+        if ready["note"]:
+            log.warning("%s", ready["note"])
+        log.info("Engine for %s ready: %s", self.info.id, ready)
 
     def _hear(self, message: Message) -> None:
         """Hands out the worker's events."""
@@ -335,9 +254,10 @@ class NativeEngine(Engine):
             del self._pending[key]
 
     def _fail_all(self, message: str) -> None:
+        self._counts = (0, 0, 0, 0)
         pending, self._pending = self._pending, {}
         for request in pending.values():
-            request.fail(EngineUnavailable(message, retry_after=max(self._start_seconds, 1.0)))
+            request.fail(EngineUnavailable(message, retry_after=self._keeper.patience))
 
 
 def _rules(sampling: Sampling) -> Message:
@@ -345,19 +265,3 @@ def _rules(sampling: Sampling) -> Message:
     rules = {name: getattr(sampling, name) for name in _RULES}
     rules["logit_bias"] = {str(k): v for k, v in sampling.logit_bias.items()}
     return rules
-
-
-async def _to_the_end(work: Coroutine[None, None, int]) -> int:
-    """Awaits `work` even if cancelled meanwhile: no process may be left behind."""
-    task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise
-
-
-def _error(fatal: Message) -> EverloopError:
-    """The worker's own error, by the name of its class."""
-    kind = InvalidRequest if fatal["kind"] == InvalidRequest.__name__ else EverloopError
-    return kind(fatal["message"], param=fatal["param"])
