@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everloop import settings as module
 from everloop.errors import InvalidRequest
+from everloop.setting import NUMBERS
 from everloop.settings import SPECS, Settings, load, unknown_environment
 
 
@@ -174,7 +174,7 @@ def test_every_setting_is_in_the_table_and_shown() -> None:
     for spec in SPECS.values():
         assert spec.help.endswith(".")
         assert spec.env[0] == f"EVERLOOP_{spec.name.upper()}"
-        assert spec.kind in ("text", "secret", "path", "url", "choice", *module._NUMBERS)
+        assert spec.kind in ("text", "secret", "path", "url", "choice", *NUMBERS)
     shown = SPECS["max_body_bytes"].show
     assert [shown(10 * 2**20), shown(1536), shown(None)] == ["10MiB", "1536", "not set"]
     assert "secret" not in SPECS["api_key"].show("secret")

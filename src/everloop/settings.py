@@ -10,47 +10,17 @@ import dataclasses
 import difflib
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from everloop import units
 from everloop.errors import InvalidRequest
+from everloop.setting import Spec
 
 PROJECT_FILE = "everloop.toml"
 USER_FILE = "config.toml"
 LOG_LEVELS = ("debug", "info", "warning", "error")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
-    """One row of the table: how a setting is read, checked and explained."""
-
-    name: str
-    default: Any
-    kind: str  # text, secret, int, bytes, seconds, path, url, choice
-    group: str
-    help: str
-    env: tuple[str, ...]  # the first that is set and not empty wins
-    minimum: float | None = None
-    maximum: float | None = None
-    choices: tuple[str, ...] = ()
-
-    @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
-
-    def show(self, value: Any) -> str:
-        """A value in words; secrets stay hidden."""
-        if value is None:
-            return "not set"
-        if self.kind == "secret":
-            return "set (hidden)"
-        if self.kind == "bytes":
-            return units.show_size(value)
-        return f"{value:g}s" if self.kind == "seconds" else str(value)
 
 
 def _setting(default: Any, kind: str, group: str, help: str, **more: Any) -> Any:
@@ -171,7 +141,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for spec in SPECS.values():
-            _check(spec, getattr(self, spec.name), self.origin(spec.name))
+            spec.check(getattr(self, spec.name), self.origin(spec.name))
         object.__setattr__(self, "home", Path(self.home).expanduser().absolute())
 
     def origin(self, name: str) -> str:
@@ -212,7 +182,7 @@ def load(overrides: Mapping[str, object] | None = None) -> Settings:
         if origin is None:
             value = spec.default
         else:
-            value = _parse(spec, raw, origin, folder)
+            value = spec.parse(raw, origin, folder)
             origins[spec.name] = origin
         values[spec.name] = value
 
@@ -239,13 +209,6 @@ def unknown_environment() -> dict[str, str]:
         for name in sorted(os.environ)
         if name.startswith("EVERLOOP_") and name not in known
     }
-
-
-_NUMBERS: Mapping[str, Callable[[str | float], float]] = {
-    "int": units.whole,
-    "bytes": units.size,
-    "seconds": units.seconds,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,56 +250,3 @@ def _first(
         if spec.name in file.values:
             return file.values[spec.name], f"file {file.path}", file.path.parent
     return None, None, Path.cwd()
-
-
-def _parse(spec: Spec, raw: object, origin: str, folder: Path) -> Any:
-    if spec.kind == "path":
-        if not isinstance(raw, (str, Path)) or not str(raw).strip():
-            raise _bad(spec, raw, origin, "give a folder")
-        # Relative to the file that names it, else to the working directory.
-        return Path(os.path.normpath(folder / Path(raw).expanduser()))
-    if spec.kind in _NUMBERS:
-        if isinstance(raw, bool) or not isinstance(raw, (str, int, float)):
-            raise _bad(spec, raw, origin, _repair(spec))
-        try:
-            return _NUMBERS[spec.kind](raw)
-        except (ValueError, OverflowError):
-            raise _bad(spec, raw, origin, _repair(spec)) from None
-    if not isinstance(raw, str):
-        raise _bad(spec, raw, origin, "give a text in quotes")
-    return raw.rstrip("/") if spec.kind == "url" else raw
-
-
-def _check(spec: Spec, value: Any, origin: str) -> None:
-    if value is None:
-        return
-    low, high = spec.minimum, spec.maximum
-    if (low is not None and value < low) or (high is not None and value > high):
-        raise _bad(spec, value, origin, _repair(spec))
-    if spec.choices and value not in spec.choices:
-        raise _bad(spec, value, origin, "use one of " + ", ".join(spec.choices))
-    if spec.kind == "text" and not str(value).strip():
-        raise _bad(spec, value, origin, "give a text that isn't blank")
-    if spec.kind == "url":
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise _bad(spec, value, origin, "give a URL such as http://127.0.0.1:8000/v1")
-
-
-def _repair(spec: Spec) -> str:
-    unit = {
-        "int": "a whole number",
-        "bytes": "a size such as 10MiB",
-        "seconds": "a time such as 20s",
-    }[spec.kind]
-    low, high = spec.minimum, spec.maximum
-    if low is not None and high is not None:
-        return f"give {unit} from {low:g} to {high:g}"
-    return f"give {unit}, at least {low:g}" if low is not None else f"give {unit}"
-
-
-def _bad(spec: Spec, value: object, origin: str, repair: str) -> InvalidRequest:
-    shown = "***" if spec.kind == "secret" else repr(str(value))
-    return InvalidRequest(
-        f"Setting `{spec.name}` is {shown} (from {origin}): {repair}.", param=spec.name
-    )

@@ -89,7 +89,7 @@ def test_equal_input_gives_equal_bytes_and_no_path_in_them(source, tokenizer_dir
 
 def test_batches_do_not_show(source, tokenizer_dir, tmp_path, monkeypatch) -> None:
     pack((source,), tokenizer_dir, tmp_path / "one", options=OPTIONS)
-    monkeypatch.setattr("everloop.data.pack._BATCH_ROWS", 7)
+    monkeypatch.setattr("everloop.data.packing._BATCH_ROWS", 7)
     pack((source,), tokenizer_dir, tmp_path / "two", options=OPTIONS)
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
@@ -261,7 +261,8 @@ PROGRAM = textwrap.dedent(
     """
     import sys
     from pathlib import Path
-    from everloop.data import pack as packing
+    from everloop.data import packing
+    from everloop.data.pack import PackOptions, pack
     from everloop.data.sources import Source
     from everloop.errors import EverloopError
 
@@ -271,9 +272,9 @@ PROGRAM = textwrap.dedent(
         Source(name="text", files=(data,), dedup="near", fim_rate=0.3, max_bytes=200_000),
         Source(name="chat", files=(examples,), kind="examples"),
     )
-    options = packing.PackOptions(val_fraction=0.1, max_tokens=128, shard_tokens=20_000)
+    options = PackOptions(val_fraction=0.1, max_tokens=128, shard_tokens=20_000)
     try:
-        packing.pack(
+        pack(
             sources, tokenizer, out, options=options, checkpoint_seconds=0.0,
             on_progress=lambda p: print(p.text_bytes, flush=True),
             on_note=lambda note: print(note, file=sys.stderr),

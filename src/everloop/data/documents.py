@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from everloop.data import sources as specs
+from everloop.data import source as specs
 from everloop.data.clean import clean
 from everloop.data.counts import Counts
 from everloop.data.dedup import Deduplicator
@@ -15,7 +15,7 @@ from everloop.data.formats import Example, to_messages
 from everloop.data.language import language
 from everloop.data.layouts import Layout, UnusableFile, collect_labels, find_layout
 from everloop.data.row import Row
-from everloop.data.sources import Source
+from everloop.data.source import Source
 from everloop.data.split import document_hash, split_of
 from everloop.errors import DataError
 

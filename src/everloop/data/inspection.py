@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from everloop.data import sources as specs
+from everloop.data import source as specs
 from everloop.data.counts import Counts
 from everloop.data.dedup import Deduplicator
 from everloop.data.documents import Document, Intake
 from everloop.data.encode import Encoder
 from everloop.data.read import format_of
-from everloop.data.sources import Source
+from everloop.data.source import Source
+from everloop.data.sources import single
 from everloop.errors import DataError
 
 PREVIEWS = 3
@@ -76,7 +77,7 @@ def inspect(
     refuses longer examples (0: none).
     """
     if isinstance(source, Path):
-        source = specs.single(source)
+        source = single(source)
     return _Inspector(source, tokenizer, max_rows, max_tokens or sys.maxsize).run()
 
 

@@ -15,58 +15,31 @@ from __future__ import annotations
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from dataclasses import field as with_default
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from everloop.data.clean import clean, steps_of
 from everloop.data.encoding import Note
 from everloop.data.layouts import LAYOUTS, find_layout
-from everloop.data.read import FORMATS, Refuse, Row, Unit, read
-from everloop.data.split import document_hash, mix, share
+from everloop.data.read import FORMATS, Unit
+from everloop.data.source import (
+    SUBSET_MARGIN,
+    Dedup,
+    Kind,
+    Source,
+    chosen,
+    ignore,
+    length,
+    rows,
+    size_of,
+    strings,
+    text_of,
+)
+from everloop.data.split import document_hash
 from everloop.errors import DataError, EverloopError, InvalidRequest, NotFound
 
-Kind = Literal["text", "examples"]
-Dedup = Literal["none", "exact", "near"]
-_SUBSET_SALT = 1
-# Aim a little above the budget: the hash picks a share of the texts, the budget ends the reading.
-_SUBSET_MARGIN = 1.03
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """One `[[source]]` of a spec; `files` are resolved paths in a fixed order."""
-
-    name: str
-    files: tuple[Path, ...]
-    kind: Kind = "text"
-    """text: documents to continue; examples: rows of a task, with the answer as target."""
-    format: str | None = None
-    """txt, jsonl, csv …; None: by the file name."""
-    field: tuple[str, ...] = ("text",)
-    """Column with the text; several are joined by an empty line (text only)."""
-    unit: Unit = "file"
-    """What one document of a txt file is: the file, a line, or a paragraph."""
-    layout: str | None = None
-    """Layout of example rows (`formats`); None: detected."""
-    columns: Mapping[str, str] = with_default(default_factory=dict)
-    """Which column plays which part, for example rows with other names."""
-    labels: Mapping[str, str] = with_default(default_factory=dict)
-    """What the values of a label column are called, in the order in which they are offered."""
-    task: str = ""
-    lang: str = ""
-    weight: float = 1.0
-    """Epochs, relative to the other sources."""
-    max_bytes: int = 0
-    """Take a fixed pseudo-random subset of about this many bytes of text; 0: all."""
-    clean: tuple[str, ...] = ()
-    """Cleaning steps; true (the default for text) is all of them."""
-    dedup: Dedup = "exact"
-    min_chars: int = 1
-    """Shorter texts are left out."""
-    fim_rate: float = 0.0
-    """Share of training pieces rewritten to fill in the middle."""
+__all__ = ["Source", "adapted", "iter_texts", "load", "single", "size_of"]
 
 
 def load(path: Path, root: Path | None = None) -> tuple[Source, ...]:
@@ -96,7 +69,7 @@ def load(path: Path, root: Path | None = None) -> tuple[Source, ...]:
 def single(path: Path) -> Source:
     """One file as a source: examples where its first row has the columns of one, else text."""
     source = Source(name=path.name.partition(".")[0], files=(path,), clean=steps_of(True))
-    first = next(rows(source, path, on_refusal=_ignore), None)
+    first = next(rows(source, path, on_refusal=ignore), None)
     if first is None or isinstance(first.value, str) or set(first.value) == {"text"}:
         return source
     try:
@@ -235,88 +208,6 @@ def _files(patterns: object, where: str, roots: list[Path]) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def rows(
-    source: Source, path: Path, *, on_note: Note | None = None, on_refusal: Refuse | None = None
-) -> Iterator[Row]:
-    """Rows of one file of the source."""
-    return read(
-        path,
-        format=source.format,
-        unit=source.unit,
-        on_note=on_note,
-        on_refusal=on_refusal,
-    )
-
-
-def text_of(source: Source, row: Row) -> str:
-    """The row's text (not cleaned); a missing or non-text column raises DataError."""
-    if isinstance(row.value, str):
-        return row.value
-    parts = []
-    for name in source.field:
-        value = row.value.get(name)
-        if value is None and len(source.field) > 1 and name in row.value:
-            continue  # an empty title
-        if not isinstance(value, str):
-            state = "is missing" if name not in row.value else f"is {value!r:.40}, not text"
-            raise DataError(
-                f"column {name!r} {state}; columns: {', '.join(map(str, row.value))}.",
-                path=row.path,
-                line=row.line,
-                repair=f'Set field = "…" for source {source.name!r} to the column with the text.',
-            )
-        parts.append(value)
-    return "\n\n".join(part for part in parts if part)
-
-
-def size_of(source: Source) -> int:
-    """Bytes of text in the source before cleaning."""
-    total = 0
-    for path in source.files:
-        for row in rows(source, path, on_refusal=_ignore):
-            if isinstance(row.value, str) or source.kind == "text":
-                try:
-                    total += length(text_of(source, row))
-                except DataError:
-                    continue  # reported where the row is used
-            else:
-                total += sum(length(v) for v in strings(row.value))
-    return total
-
-
-def _ignore(error: DataError) -> None:
-    """Sizes are estimates; the row is reported where it is used."""
-
-
-def length(text: str) -> int:
-    """Bytes of the text in UTF-8."""
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def strings(value: Any) -> Iterator[str]:
-    """All texts inside a row's value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from strings(item)
-
-
-def chosen(value: int, part: float, seed: int) -> bool:
-    """Whether the document with this hash is in the subset of about `part` of all."""
-    return part >= 1.0 or share(mix(value, _SUBSET_SALT + seed)) < part
-
-
-def subset_part(source: Source, size: int) -> float:
-    """The share of documents to choose so that about `source.max_bytes` are kept of `size`."""
-    if not source.max_bytes or not size:
-        return 1.0
-    return min(1.0, _SUBSET_MARGIN * source.max_bytes / size)
-
-
 def iter_texts(
     sources: tuple[Source, ...] | Path,
     *,
@@ -338,7 +229,7 @@ def iter_texts(
     for source, size, most, want in zip(sources, sizes, usable, wanted, strict=True):
         budget = min(most, int(max_bytes * want / sum(wanted))) if max_bytes else most
         if budget:
-            yield from _subset(source, budget, _SUBSET_MARGIN * budget / size, seed, on_note)
+            yield from _subset(source, budget, SUBSET_MARGIN * budget / size, seed, on_note)
 
 
 def _subset(

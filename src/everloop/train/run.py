@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from everloop.model.tokenizer import Tokenizer
 from everloop.model.transformer import Transformer
 from everloop.train import checkpoint, distributed, provenance
 from everloop.train.distributed import Processes, whole
+from everloop.train.interrupt import interrupted
 from everloop.train.loader import Loader
 from everloop.train.options import Kind, Options
 from everloop.train.plan import Plan
@@ -171,7 +171,7 @@ def _train(model: Transformer, run: _Run) -> Outcome:
             f"{plan.sequence_length} and are left out."
         )
     fingerprint = provenance.fingerprint(run.data_dir)
-    with disk_errors(out), _interrupted() as stop:
+    with disk_errors(out), interrupted() as stop:
         if processes.first:
             out.mkdir(parents=True, exist_ok=True)
             _sweep(out)
@@ -308,30 +308,6 @@ def _owned(model: Transformer) -> Transformer:
     for parameter in model.parameters():
         parameter.data = parameter.data.clone().float()
     return model
-
-
-@contextmanager
-def _interrupted() -> Iterator[Callable[[], bool]]:
-    """True once Ctrl-C or SIGTERM came: the step is finished and a checkpoint written."""
-    asked = False
-
-    def ask(_signal: int, _frame: object) -> None:
-        nonlocal asked
-        asked = True
-        # A second time means it.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, ask)
-    except ValueError:  # not the main thread: the caller stops us its own way
-        pass
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _silent(_text: str) -> None:
