@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := $(wildcard native/*) hatch_build.py
 
-.PHONY: serve test test-slow check bench docs clean
+.PHONY: serve test test-slow fuzz check bench docs clean
 .DEFAULT_GOAL := serve
 
 serve: $(VENV)/.installed
@@ -20,6 +20,10 @@ test: $(VENV)/.dev $(VENV)/.sdk
 
 test-slow: $(VENV)/.dev $(VENV)/.sdk
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout 1800
+
+# Random examples in plenty for every property; `make test` repeats fixed ones.
+fuzz: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "hypothesis and not slow" --hypothesis-profile fuzz
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -8,8 +8,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# An example's time says how busy the machine is, nothing of the code.
-hypothesis.settings.register_profile("everloop", deadline=None)
+# An example's time says how busy the machine is, nothing of the code. `make test` tries the same
+# examples each time, so that it says what a change broke; `make fuzz` looks for new ones.
+hypothesis.settings.register_profile("everloop", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("everloop")
 
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from everloop.errors import InvalidRequest
@@ -161,7 +161,12 @@ def test_settings_travel_to_a_child_process() -> None:
     assert again.origin("port") == "flag --port"
 
 
-@given(st.text(), st.sampled_from(sorted(SPECS)))
+@given(st.text(st.characters()), st.sampled_from(sorted(SPECS)))
+@example("\0", "home")
+@example("~nobody-here/x", "home")
+@example("x" * 300, "home")
+@example("http://[", "engine_url")
+@example("a\0b", "host")
 def test_any_text_is_a_value_or_a_clear_refusal(text: str, name: str) -> None:
     try:
         load({name: text})

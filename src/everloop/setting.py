@@ -52,8 +52,14 @@ class Spec:
         if self.kind == "path":
             if not isinstance(raw, (str, Path)) or not str(raw).strip():
                 raise self._bad(raw, origin, "give a folder")
+            if "\0" in str(raw):
+                raise self._bad(raw, origin, "give a folder without a null character")
+            try:
+                path = Path(raw).expanduser()
+            except RuntimeError:  # ~name of nobody here
+                raise self._bad(raw, origin, "name a user of this machine after ~") from None
             # Relative to the file that names it, else to the working directory.
-            return Path(os.path.normpath(folder / Path(raw).expanduser()))
+            return Path(os.path.normpath(folder / path))
         if self.kind in NUMBERS:
             if isinstance(raw, bool) or not isinstance(raw, (str, int, float)):
                 raise self._bad(raw, origin, self._repair())
@@ -63,6 +69,8 @@ class Spec:
                 raise self._bad(raw, origin, self._repair()) from None
         if not isinstance(raw, str):
             raise self._bad(raw, origin, "give a text in quotes")
+        if "\0" in raw:
+            raise self._bad(raw, origin, "give a text without a null character")
         return raw.rstrip("/") if self.kind == "url" else raw
 
     def check(self, value: Any, origin: str) -> None:
@@ -77,7 +85,10 @@ class Spec:
         if self.kind == "text" and not str(value).strip():
             raise self._bad(value, origin, "give a text that isn't blank")
         if self.kind == "url":
-            parts = urlsplit(value)
+            try:
+                parts = urlsplit(value)
+            except ValueError:  # such as http://[
+                parts = urlsplit("")
             if parts.scheme not in ("http", "https") or not parts.netloc:
                 raise self._bad(value, origin, "give a URL such as http://127.0.0.1:8000/v1")
 

@@ -188,7 +188,7 @@ def load(overrides: Mapping[str, object] | None = None) -> Settings:
 
     resolve(SPECS["home"], project)
     home = Path(values["home"]).expanduser()
-    user = _read_file(home / USER_FILE)
+    user = _read_file(home / USER_FILE, of="home")
     if "home" in user.values:
         raise InvalidRequest(
             f"`home` can't be set in {user.path}, which lies in the home itself: "
@@ -217,7 +217,8 @@ class _File:
     values: Mapping[str, Any]
 
 
-def _read_file(path: Path) -> _File:
+def _read_file(path: Path, of: str | None = None) -> _File:
+    """The settings in `path`, none where there is no such file; `of` is the setting to blame."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -225,7 +226,7 @@ def _read_file(path: Path) -> _File:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{path} is not valid TOML: {error}. Repair or remove it.") from None
     except OSError as error:
-        raise InvalidRequest(f"{path} can't be read: {error.strerror}.") from None
+        raise InvalidRequest(f"{path} can't be read: {error.strerror}.", param=of) from None
     for name in values:
         if name not in SPECS:
             raise _unknown(name, str(path))
