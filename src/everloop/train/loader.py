@@ -49,11 +49,18 @@ class Batch:
     positions: NDArray[np.int64]
     documents: NDArray[np.int64]
     """Number of the piece within its row; -1 where the row is padding."""
+    weights: NDArray[np.float32]
+    """What each target counts in the loss; 1 unless sources are balanced."""
 
     @property
     def target_tokens(self) -> int:
         """Positions that give a loss."""
         return int((self.targets != IGNORE).sum())
+
+    @property
+    def weight(self) -> float:
+        """Sum of the targets' weights: what the loss is divided by."""
+        return float(self.weights[self.targets != IGNORE].sum(dtype=np.float64))
 
     def rows(self, start: int, stop: int, step: int = 1) -> Batch:
         """A part of the batch."""
@@ -63,6 +70,7 @@ class Batch:
             targets=self.targets[part],
             positions=self.positions[part],
             documents=self.documents[part],
+            weights=self.weights[part],
         )
 
 
@@ -79,7 +87,8 @@ class Loader:
     """An endless stream of batches in a fixed order.
 
     `weights` says how often each source is read in one pass (1.0: every document once; 0.3: a
-    random 30 % of them, drawn anew in the next pass; 2.5: twice, and a random half again).
+    random 30 % of them, drawn anew in the next pass; 2.5: twice, and a random half again);
+    `counts` what a target of each source counts in the loss.
     """
 
     def __init__(
@@ -90,6 +99,7 @@ class Loader:
         rows: int,
         seed: int,
         weights: list[float] | None = None,
+        counts: list[float] | None = None,
         cut: bool = True,
     ) -> None:
         self.data, self.length, self.rows, self.seed = data, sequence_length, rows, seed
@@ -108,6 +118,7 @@ class Loader:
             )
         sources = int(data.source_of.max()) + 1
         self.weights = weights or [1.0] * sources
+        self.counts = np.array(counts or [1.0] * sources, dtype=np.float32)
         if not any(self.weights[s] > 0 for s in np.unique(data.source_of[self._usable])):
             raise InvalidRequest("All sources have weight 0: set a weight.", param="weight")
         self.cursor = Cursor()
@@ -178,6 +189,7 @@ class Loader:
         targets = np.full(shape, IGNORE, dtype=np.int64)
         positions = np.zeros(shape, dtype=np.int64)
         documents = np.full(shape, -1, dtype=np.int64)
+        weights = np.ones(shape, dtype=np.float32)
         for r, row in enumerate(rows):
             at = 0
             for number, (document, start, size) in enumerate(row):
@@ -190,8 +202,11 @@ class Loader:
                 targets[r, at:to] = following
                 positions[r, at:to] = np.arange(size)
                 documents[r, at:to] = number
+                weights[r, at:to] = self.counts[self.data.source_of[document]]
                 at = to
-        return Batch(ids=ids, targets=targets, positions=positions, documents=documents)
+        return Batch(
+            ids=ids, targets=targets, positions=positions, documents=documents, weights=weights
+        )
 
 
 Piece = tuple[int, int, int]

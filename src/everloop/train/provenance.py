@@ -56,6 +56,20 @@ def record(
     return value
 
 
+def fresh_seed(base: Path | None, data_dir: Path) -> int:
+    """A seed that no run behind the model in `base` has read this data with: with the same one,
+    training on would begin with what was read first, again."""
+    data, seeds = fingerprint(data_dir), [-1]
+    run: Any = None
+    if base is not None and (base / "run.json").is_file():
+        run = json.loads((base / "run.json").read_text(encoding="utf-8"))
+    while run:
+        if run.get("data_fingerprint") == data:
+            seeds.append(int(run["plan"]["seed"]))
+        run = run.get("base")
+    return max(seeds) + 1
+
+
 def fingerprint(data_dir: Path) -> str:
     """SHA-256 of the packed data's manifest, which has the hashes of all its parts."""
     return hashlib.sha256((data_dir / "manifest.json").read_bytes()).hexdigest()
