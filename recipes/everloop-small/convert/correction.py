@@ -25,6 +25,7 @@ from convert.common import (
     turns,
 )
 from convert.translation import tidy
+from everloop.data.noise.slips import NEIGHBOURS, dropped, repeated, replaced, swapped
 
 UNCHANGED = 0.32
 SENTENCES = 24_000  # clean sentences used in each language
@@ -92,37 +93,24 @@ class ChineseMistakes:
         known = [i for i in places if text[i] in self.seen]
         if how < 0.3 and known:
             i = pick(known, by, 34)
-            return text[:i] + pick(self.seen[text[i]], by, 35) + text[i + 1 :]
+            return replaced(text, i, pick(self.seen[text[i]], by, 35))
         if how < 0.84:
             table = self.sound if how < 0.65 else self.shape
             places = [i for i in places if table.get(text[i])]
             if not places:
                 return text
             i = pick(places, by, 34)
-            return text[:i] + pick(table[text[i]], by, 35) + text[i + 1 :]
+            return replaced(text, i, pick(table[text[i]], by, 35))
         if not places:
             return text
         i = pick(places, by, 34)
         if how < 0.89:
-            return text[:i] + text[i + 1 :]
+            return dropped(text, i)
         if how < 0.95:
-            return text[:i] + text[i] + text[i:]
-        if text[i + 1 : i + 2] not in self.sound:
-            return text
-        return text[:i] + text[i + 1] + text[i] + text[i + 2 :]
+            return repeated(text, i)
+        return swapped(text, i) if text[i + 1 : i + 2] in self.sound else text
 
 
-_KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-NEIGHBOURS = {
-    c: "".join(
-        row[j]
-        for r, row in enumerate(_KEYS)
-        for j in range(len(row))
-        if (r, j) != (at, i) and abs(r - at) <= 1 and abs(j + 0.4 * r - i - 0.4 * at) < 1.01
-    )
-    for at, keys in enumerate(_KEYS)
-    for i, c in enumerate(keys)
-}
 CONFUSED = {
     "their": "there", "there": "their", "they're": "their", "its": "it's", "it's": "its",
     "your": "you're", "you're": "your", "than": "then", "then": "than", "to": "too",
@@ -181,12 +169,12 @@ class EnglishMistakes:
         i = pick(range(1, len(word) - 1), by, 41)
         how = chance(by, 42)
         if how < 0.3:
-            return word[:i] + word[i + 1 :]
+            return dropped(word, i)
         if how < 0.5:
-            return word[:i] + word[i] + word[i:]
+            return repeated(word, i)
         if how < 0.75:
-            return word[:i] + word[i + 1] + word[i] + word[i + 2 :]
-        return word[:i] + pick(NEIGHBOURS.get(word[i], word[i]), by, 43) + word[i + 1 :]
+            return swapped(word, i)
+        return replaced(word, i, pick(NEIGHBOURS.get(word[i], word[i]), by, 43))
 
 
 def chinese_sentences(data: Path) -> Iterator[str]:

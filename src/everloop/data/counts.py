@@ -25,6 +25,8 @@ class Counts:
     exact_duplicates: int = 0
     near_duplicates: int = 0
     fim_pieces: int = 0
+    noisy: int = 0
+    """Examples with noise in them."""
     documents: list[int] = field(default_factory=lambda: [0, 0])
     pieces: list[int] = field(default_factory=lambda: [0, 0])
     tokens: list[int] = field(default_factory=lambda: [0, 0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from everloop.data.documents import Document, Intake
 from everloop.data.encode import Encoder, Ids, Mask, chosen_for_fim
 from everloop.data.encoding import Note
 from everloop.data.files import sha256_file, sync_directory, write_atomic
+from everloop.data.noise.examples import with_noise
 from everloop.data.pack_options import PackOptions
 from everloop.data.row import Refuse, Row
 from everloop.data.shards import (
@@ -31,11 +33,12 @@ from everloop.data.shards import (
     token_type,
 )
 from everloop.data.source import Source
-from everloop.data.split import SPLITS
+from everloop.data.split import SPLITS, mix, share
 from everloop.errors import DataError
 
 _BATCH_CHARS = 1 << 20
 _BATCH_ROWS = 4096
+_NOISE_SALT = 48
 STATE = "state.json"
 JOURNAL = "seen.journal"
 
@@ -122,7 +125,8 @@ class Packing:
         for number, candidates in _batches(rows, intake):
             documents = intake.accept(candidates)
             if source.kind == "examples":
-                self._write_examples(documents, counts, refuse)
+                chosen = [_with_noise(document, counts, source.noise) for document in documents]
+                self._write_examples(chosen, counts, refuse)
             else:
                 self._write_texts(documents, counts, source.fim_rate)
             self.row += number
@@ -268,6 +272,20 @@ class Packing:
             "pieces": offsets.stat().st_size // 8 - 1,
             "sha256": sha256_file(tokens),
         }
+
+
+def _with_noise(document: Document, counts: Counts, rate: float) -> Document:
+    """The document, or by its hash one with noise. Held-out ones never are."""
+    if not rate or document.split or document.example is None:
+        return document
+    chance = mix(document.value, _NOISE_SALT)
+    if share(chance) >= rate:
+        return document
+    example = with_noise(document.example, mix(chance, 0))
+    if example == document.example:
+        return document
+    counts.noisy += 1
+    return dataclasses.replace(document, example=example, text=example.text)
 
 
 def _batches(rows: Iterator[Row], intake: Intake) -> Iterator[tuple[int, list[Document]]]:

@@ -53,6 +53,8 @@ class Source:
     """Shorter texts are left out."""
     fim_rate: float = 0.0
     """Share of training pieces rewritten to fill in the middle."""
+    noise: float = 0.0
+    """Share of training examples whose user makes mistakes (`noise.examples`)."""
 
 
 def rows(

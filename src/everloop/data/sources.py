@@ -120,6 +120,11 @@ def _source(entry: dict[str, Any], path: Path, roots: list[Path]) -> Source:
             except (TypeError, ValueError) as error:
                 raise InvalidRequest(f"{where}: {key} {error}.", param=key) from None
     kind = values.get("kind", "text")
+    if values.get("noise") and kind != "examples":
+        raise InvalidRequest(
+            f'{where}: noise is for kind = "examples": a text would be learnt with its mistakes.',
+            param="noise",
+        )
     # Example rows are exact: a cleaned answer could differ from what the task asks for.
     values["clean"] = steps_of(values.get("clean", kind == "text"))
     values["files"] = _files(entry.get("files"), where, roots)
@@ -180,6 +185,7 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
     "max_bytes": _number(0),
     "min_chars": _number(0),
     "fim_rate": _number(0.0, 1.0),
+    "noise": _number(0.0, 1.0),
 }
 
 
