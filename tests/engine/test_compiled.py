@@ -230,3 +230,14 @@ def test_a_changed_model_is_packed_anew_and_another_key_is_refused(tmp_path: Pat
 def test_an_unknown_instruction_set_is_named() -> None:
     with pytest.raises(library.Missing, match="EVERLOOP_ISA=sse9"):
         library.load("sse9")
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no huge pages in this kernel"
+)
+def test_packed_weights_ask_for_huge_pages(tmp_path: Path) -> None:
+    saved("llama", tmp_path / "model")
+    packed = open_packed(tmp_path / "model", None, bits=8, cache=tmp_path / "cache")
+    mappings = Path("/proc/self/smaps").read_text()
+    flags = mappings[mappings.index(str(packed.path)) :].split("VmFlags:")[1].splitlines()[0]
+    assert "hg" in flags.split()

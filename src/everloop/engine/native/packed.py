@@ -13,6 +13,7 @@ and this layout's: a file with another key is made again, as is one that is brok
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import mmap
@@ -64,6 +65,7 @@ class PackedModel:
         self._header = header.tensors
         with path.open("rb") as file:
             self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        _use_huge_pages(self._bytes)
         for name, info in header.tensors.items():
             if info.start % ALIGNMENT:
                 raise DataError(f"has {name} at an odd place.", path=str(path))
@@ -170,9 +172,19 @@ def write_packed(
                 file.write(array.data)
             file.flush()
             os.fsync(file.fileno())
+            if hasattr(os, "posix_fadvise"):
+                # Pages stay in memory as they were written; read again, they come as huge ones.
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _use_huge_pages(mapped: mmap.mmap) -> None:
+    """Weights are read from end to end for every token: with pages of 2 MB instead of 4 KB the
+    processor looks up few addresses. Only a wish: not every kernel and file system has them."""
+    with contextlib.suppress(AttributeError, OSError):
+        mapped.madvise(mmap.MADV_HUGEPAGE)
 
 
 def _failure(output: bytes) -> EverloopError:
