@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := $(wildcard native/*) hatch_build.py
 
-.PHONY: serve test test-slow fuzz check bench docs clean
+.PHONY: serve test test-slow fuzz check model bench docs clean
 .DEFAULT_GOAL := serve
 
 serve: $(VENV)/.installed
@@ -35,6 +35,10 @@ check: $(VENV)/.dev
 # Writes the pages that are made from the program: settings and commands.
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
+
+# The default model again, from the public files in EVERLOOP_DATA to its card, in WORK (./work).
+model: $(VENV)/.dev
+	@PATH="$(abspath $(BIN)):$$PATH" sh recipes/everloop-small/make.sh
 
 bench: $(VENV)/.dev
 	@set -e; for file in bench/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
