@@ -108,7 +108,5 @@ SOUND: Mapping[str, str] = _groups(_SOUND)
 SHAPE: Mapping[str, str] = _groups(_SHAPE)
 """Characters that look alike."""
 
-SCRIPT: Mapping[str, str] = {
-    a: b for pair in _SCRIPTS.split() if pair[0] != pair[1] for a, b in (pair, pair[::-1])
-}
+SCRIPT: Mapping[str, str] = {pair[i]: pair[1 - i] for pair in _SCRIPTS.split() for i in (0, 1)}
 """The traditional form of a simplified character, and the simplified one of a traditional."""
