@@ -232,10 +232,15 @@ def test_a_missing_library_is_named_with_its_extra() -> None:
 
 
 def test_progress_tells_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
-    now = iter(range(0, 1000, 10))
-    progress = Progress(8, clock=lambda: next(now))
+    now = 0.0
+    progress = Progress(8, clock=lambda: now)
     for i in range(4):
+        now += 10
         progress.step("one", known=i < 2)
+    now += 500  # something else
+    progress.go_on()
+    now += 10
+    progress.step("one", known=False)
     progress.end("one", "accuracy 50.0")
-    # Two rows asked in 50 s, four to go; those known from before took no time.
-    assert capsys.readouterr().err == "one: accuracy 50.0  [4/8 rows, 2 min left]\n"
+    # Three rows asked in 30 s, three to go; those known from before took no time.
+    assert capsys.readouterr().err == "one: accuracy 50.0  [5/8 rows, 30 s left]\n"

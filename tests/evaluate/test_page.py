@@ -30,7 +30,7 @@ def test_the_commands_and_fields_are_real(page: Path) -> None:
     text = page.read_text("utf-8")
     command = load("evaluate")
     lines = re.findall(r"^everloop evaluate (.*)$", text, re.M)
-    assert len(lines) == 4
+    assert len(lines) == 6
     for line in lines:
         command.make_context("evaluate", shlex.split(line))
     tasks = {name for row in re.findall(r"^\| (`.*?) \|", text, re.M) for name in row.split()}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from everloop.data.noise import TOUCHED, families_for, noisy
 from everloop.evaluate.attack import attack
 from everloop.evaluate.robustness import MIDDLE, SEED, SEVERITIES, Robustness
+from everloop.evaluate.suites import load
 from tests.tasks.small_engine import SmallEngine
 
 TEXT = "the food was wonderful and the service was quick, we will surely come back again"
@@ -164,3 +167,19 @@ def test_an_engine_is_asked_and_the_baseline_stands_the_same_test() -> None:
     assert asked != suite.rows[0]["text"]
     assert (expected, answered) in ((GOOD, GOOD), (GOOD, BAD))
     assert Robustness([row("a")], "en").baselines([row("a")]) == {}
+
+
+def test_it_is_a_suite_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "validation"
+    folder.mkdir()
+    rows = [row(f"{TEXT} {i}") for i in range(130)]
+    lines = "".join(json.dumps(r) + "\n" for r in rows)
+    (folder / "sentiment.sst2.jsonl").write_text(lines, encoding="utf-8")
+    found, missing = load(["robustness"], tmp_path, [], 120)
+    assert [(m.name, m.task, len(m.suite.rows)) for m in found] == [
+        ("robustness.sst2", "robustness", 100)
+    ]
+    assert isinstance(found[0].suite, Robustness)
+    assert set(missing) == {f"robustness.{s}" for s in ("agnews", "chnsenticorp", "toutiao")}
+    both, _ = load(["sst2"], tmp_path, [], 0)
+    assert [m.name for m in both] == ["sentiment.sst2", "robustness.sst2"]

@@ -16,7 +16,9 @@ from everloop.evaluate.dialogue import Dialogue, prompts
 from everloop.evaluate.dictionary import Dictionary
 from everloop.evaluate.editing import Editing
 from everloop.evaluate.held_out import HeldOut, windows
+from everloop.evaluate.pairs import MinimalPairs, SentencePairs
 from everloop.evaluate.reading import Reading
+from everloop.evaluate.replies import Characters, Replies
 from everloop.evaluate.suite import Suite
 from everloop.evaluate.summarization import Summarization, sentences
 from everloop.evaluate.translation import Translation
@@ -141,9 +143,18 @@ def test_perfect_and_harmless_correction(rows: list[tuple[str, str, str]]) -> No
     if not rows:
         return
     suite = Correction(corrected([(a, b) for a, b, _ in rows]), "zh")
-    perfect = values(suite, [{"text": b} for _, b, _ in rows])
+    wrong = [row for row in suite.rows if row["src"] not in row["references"]]
+    said = [row["references"][0] if row in wrong else row["src"] for row in suite.rows]
+    perfect = values(suite, [{"text": text} for text in said])
     assert perfect["harm to correct text"] == 0
-    assert perfect["F0.5"] == (1 if any(a != b for a, b, _ in rows) else 0)
+    assert perfect["F0.5"] == (1 if wrong else 0)
+
+
+def test_any_of_several_corrections_is_right() -> None:
+    suite = Correction(corrected([("他去", "他去了"), ("他去", "她去了"), ("对", "对")]), "zh")
+    assert [row["references"] for row in suite.rows] == [["他去了", "她去了"], ["对"]]
+    for text in ("他去了", "她去了"):
+        assert values(suite, [{"text": text}, {"text": "对"}])["F0.5"] == 1
 
 
 def test_the_confusion_table_needs_the_same_neighbour_twice() -> None:
@@ -208,6 +219,7 @@ def test_small_talk_notices_loops_language_and_cut_replies() -> None:
     assert found["repetition-4"] == pytest.approx(3 / 5)
     assert found["in the language asked"] == found["came to an end"] == 0.5
     assert found["distinct-2"] == pytest.approx(3 / 8)
+    assert found["distinct-1"] == pytest.approx(4 / 10)
     assert found["words a reply"] == 5
     assert values(suite, [{"text": ""}] * 2)["empty"] == 1
 
@@ -234,3 +246,69 @@ def test_windows_never_invent_text(text: str) -> None:
     parts = [row["given"] + row["rest"] for row in windows([text])]
     assert "".join(parts) == text[: sum(map(len, parts))] or not parts
     assert all(row["rest"] for row in windows([text]))
+
+
+def test_of_two_sentences_the_grammatical_one_is_likelier() -> None:
+    rows = [
+        {"task": "minimal-pairs", "lang": "en", "good": g, "bad": b, "phenomenon": p}
+        for g, b, p in (
+            ("He sleeps.", "He sleep.", "agreement"),
+            ("They sleep.", "They sleeps.", "agreement"),
+            ("I like him.", "I like he.", "case"),
+        )
+    ]
+    suite = MinimalPairs(rows, "en")
+    said = [{"good": -1.0, "bad": -2.0}, {"good": -2.0, "bad": -1.0}, {"refused": "too long"}]
+    assert values(suite, said) == {"accuracy": pytest.approx(1 / 3)}
+    assert suite.details(rows, said) == {"phenomena": {"agreement": [1, 2], "case": [0, 1]}}
+    (shorter,) = suite.baselines(rows).values()
+    assert values(suite, shorter) == {"accuracy": pytest.approx(1 / 3)}
+
+
+def test_pairs_are_told_by_what_differs() -> None:
+    words = ["cat", "dog", "tea", "sun", "car", "book"]
+    train = [
+        {"first": f"the {a} here", "second": f"the {b} here", "label": "same" if a == b else "not"}
+        for a in words
+        for b in words
+    ] * 4
+    train = [{"task": "pairs", "lang": "en", "labels": ["same", "not"], **row} for row in train]
+    rows = [row for row in train if row["first"] != row["second"]][:3] + train[:1]
+    other = [{**row, "first": f"{row['first']}!"} for row in rows]  # not among those to learn from
+    suite = SentencePairs(other, "en", lambda: train)
+    assert len(suite.train) == len(train)
+    found = suite.baselines(other)["TF-IDF + logistic regression"]
+    assert [p["label"] for p in found] == ["not", "not", "not", "same"]
+
+
+def test_baselines_learn_from_nothing_that_is_asked() -> None:
+    rows = labelled(["a", "b"])
+    train = [*labelled(["a", "a", "a"]), {**rows[0], "text": " "}]
+    assert [row["text"] for row in Classification(rows, "en", lambda: train).train] == ["2"]
+
+
+def test_perplexity_of_a_uniform_model_is_the_number_of_its_units() -> None:
+    rows = [
+        {
+            "task": "chat",
+            "lang": "zh",
+            "messages": [{"role": "user", "content": "你好"}],
+            "reference": text,
+        }
+        for text in ("你好吗", "好")
+    ]
+    found = values(Replies(rows, "zh"), [{"nats": 3 * np.log(50)}, {"nats": np.log(50)}])
+    assert found["perplexity"] == pytest.approx(50)
+    assert found["bits per byte"] == pytest.approx(np.log2(50) / 3)
+    assert Replies(rows, "zh").baselines(rows) == {}
+    train = [{**rows[0], "messages": [{"role": "user", "content": "x"}]}]
+    (ngrams,) = Replies(rows, "zh", lambda: train).baselines(rows).values()
+    assert ngrams[0]["nats"] < ngrams[1]["nats"] * 3
+
+
+def test_the_characters_are_a_distribution() -> None:
+    model = Characters(["abab", "abba", "ac"])
+    for context in ("", "a", "ab", "zz"):
+        whole = sum(np.exp(model.nats(context) - model.nats(context + c)) for c in "abc")
+        assert whole < 1
+        assert whole > (0.9 if context != "zz" else 0.4)

@@ -29,7 +29,10 @@ BUILT = Path("recipes/everloop-small/built")  # where the recipe's build.py writ
 def evaluate(
     settings: Settings,
     model: Annotated[
-        str | None, typer.Argument(help="Name of a model, or its folder. Default: the setting.")
+        str | None,
+        typer.Argument(
+            help="Name of a model, its folder, or a report.json to show. Default: the setting."
+        ),
     ] = None,
     suite: Annotated[
         list[str] | None,
@@ -46,6 +49,10 @@ def evaluate(
         list[Path] | None, typer.Option(help="Held-out text instead of --packed.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the report goes.")] = None,
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another model's report.json on the same rows; may be repeated."),
+    ] = None,
     card: Annotated[Path | None, typer.Option(help="Write the model card here.")] = None,
     about: Annotated[
         Path | None, typer.Option(help="Recipe folder: its part of the card is put in.")
@@ -57,10 +64,15 @@ def evaluate(
     """Measure a model on tasks and held-out text. Stopped, it goes on where it was."""
     from everloop.data.files import disk_errors, write_atomic
     from everloop.evaluate import card as cards
+    from everloop.evaluate.compare import read_report
     from everloop.evaluate.evaluate import evaluate as run
     from everloop.evaluate.suites import load
 
     name = model or settings.model
+    others = [read_report(path) for path in compare or []]
+    if name.endswith(".json") and url is None:
+        _show(read_report(Path(name)), others, out, json=json)
+        return
     told = cards.about(about) if about is not None else cards.About()
     subject, folder = _subject(settings, name, url)
     texts = _texts(packed, text or [], folder)
@@ -84,6 +96,7 @@ def evaluate(
                 limit=limit,
                 out=target,
                 cache=evaluations / "baselines",
+                others=others,
             )
 
     report = asyncio.run(measured())
@@ -92,14 +105,43 @@ def evaluate(
         with disk_errors(card):
             card.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(card, cards.card(report, history, told).encode("utf-8", "replace"))
+    _print(report, target, json=json)
+
+
+def _show(
+    report: dict[str, Any], others: list[dict[str, Any]], out: Path | None, *, json: bool
+) -> None:
+    """A report made before, beside others."""
+    from everloop.evaluate.compare import compare
+    from everloop.evaluate.evaluate import write
+
+    report["compared"] = [compare(report, other) for other in others]
+    if out is not None:
+        write(report, out)
+    _print(report, out, json=json)
+
+
+def _print(report: dict[str, Any], target: Path | None, *, json: bool) -> None:
     if json:
         print_json(report)
-    else:
-        _print(report)
-        note(f"The report is in {target / 'report.md'} and report.json.")
+        return
+    _print_results(report)
+    for other in report["compared"]:
+        _print_differences(report, other)
+    if target is not None:
+        note(f"The report is in {target / 'report.html'}, report.md and report.json.")
 
 
-def _print(report: dict[str, Any]) -> None:
+def _print_differences(report: dict[str, Any], other: dict[str, Any]) -> None:
+    from everloop.evaluate.report import DIFFERENCE_COLUMNS, differences, left_alone
+
+    note(f"{report['model']['name']} beside {other['model']['name']} ({other['date']}):")
+    print_table(DIFFERENCE_COLUMNS[False], differences(other))
+    for remark in left_alone(other):
+        note(remark)
+
+
+def _print_results(report: dict[str, Any]) -> None:
     from everloop.evaluate.report import first, interval
 
     lines = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,13 +15,16 @@ from everloop.evaluate.suite import Metric, Prediction, Row, Suite, share
 from everloop.tasks import classify
 
 BINS = 10  # of the calibration error
+CONFUSIONS = 8  # named in the report
 
 
 class Classification(Suite):
     """Columns: right, 1; then right, predicted and actual of each label; then rows, confidence and
     right of each bin of confidence."""
 
-    needs = ("text", "label", "labels")
+    needs: ClassVar[tuple[str, ...]] = ("text", "label", "labels")
+    ask_as: ClassVar[str] = ""
+    """The task whose instruction is used, where it isn't the row's own."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -37,7 +41,11 @@ class Classification(Suite):
 
     async def predict(self, engine: Engine, row: Row) -> Prediction:
         chosen = await classify(
-            engine, row["text"], row["labels"], task=row["task"], lang=row["lang"]
+            engine,
+            self.text_of(row),
+            row["labels"],
+            task=self.ask_as or row["task"],
+            lang=row["lang"],
         )
         return {
             "label": chosen.label,
@@ -87,8 +95,16 @@ class Classification(Suite):
         return {**found, "most frequent label": [constant] * len(rows)}
 
     def _regression(self, rows: Sequence[Row]) -> list[Prediction]:
-        """Word 1- and 2-grams, for Chinese those of characters; C = 10, the better of 1 and 10 on
-        most sets."""
+        vectorizer, model = self._learnt()
+        odds = model.predict_proba(self._features(vectorizer, rows))
+        return [
+            {"label": str(model.classes_[best]), "probability": float(each[best])}
+            for each, best in zip(odds, odds.argmax(1), strict=True)
+        ]
+
+    def _learnt(self) -> tuple[Any, Any]:
+        """Vectorizer and regression. Word 1- and 2-grams, for Chinese those of characters; C = 10,
+        the better of 1 and 10 on most sets."""
         vectorizer = load("sklearn.feature_extraction.text").TfidfVectorizer(
             analyzer="char" if self.lang == "zh" else "word",
             ngram_range=(1, 2),
@@ -96,13 +112,31 @@ class Classification(Suite):
             sublinear_tf=True,
         )
         model = load("sklearn.linear_model").LogisticRegression(C=10, max_iter=300)
-        features = vectorizer.fit_transform([row["text"] for row in self.train])
-        model.fit(features, [row["label"] for row in self.train])
-        odds = model.predict_proba(vectorizer.transform([row["text"] for row in rows]))
-        return [
-            {"label": str(model.classes_[best]), "probability": float(each[best])}
-            for each, best in zip(odds, odds.argmax(1), strict=True)
-        ]
+        self._fit(vectorizer)
+        model.fit(self._features(vectorizer, self.train), [row["label"] for row in self.train])
+        return vectorizer, model
+
+    def _fit(self, vectorizer: Any) -> None:
+        vectorizer.fit([row["text"] for row in self.train])
+
+    def _features(self, vectorizer: Any, rows: Sequence[Row]) -> Any:
+        return vectorizer.transform([row["text"] for row in rows])
+
+    def details(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
+        """`reliability`: rows, confidence and right of each bin; `labels`: right, predicted and
+        actual of each; `confusions`: the commonest (actual, predicted, rows)."""
+        total = self.statistics(rows, predictions).sum(0)
+        bins = 2 + 3 * len(self.labels)
+        mistaken = Counter(
+            (row["label"], prediction.get("label", ""))
+            for row, prediction in zip(rows, predictions, strict=True)
+            if row["label"] != prediction.get("label")
+        )
+        return {
+            "reliability": total[bins:].reshape(-1, 3).tolist(),
+            "labels": dict(zip(self.labels, total[2:bins].reshape(-1, 3).tolist(), strict=True)),
+            "confusions": [[*pair, n] for pair, n in mistaken.most_common(CONFUSIONS)],
+        }
 
     def show(self, row: Row, prediction: Prediction) -> tuple[str, str, str]:
         return row["text"], row["label"], str(prediction.get("label", ""))

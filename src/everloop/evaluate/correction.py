@@ -9,7 +9,7 @@ import numpy as np
 
 from everloop.engine.interface import Engine
 from everloop.evaluate.estimate import Statistics
-from everloop.evaluate.suite import Metric, Prediction, Row, Suite, said, share
+from everloop.evaluate.suite import Metric, Prediction, Row, Suite, said, share, with_references
 from everloop.tasks import correct
 
 RIGHT, CHANGED, WRONG, CORRECT, HARMED = range(5)
@@ -26,10 +26,15 @@ def f_half(total: Statistics) -> float:
 class Correction(Suite):
     """Columns: sentences made right, changed, wrong before, correct before, correct but changed.
 
-    As in SIGHAN's correction level: a sentence counts only if all of it is as it should be.
+    As in SIGHAN's correction level: a sentence counts only if all of it is as it should be. Rows
+    with one `src` give several right answers (JFLEG has four); a sentence that is one of its own
+    is correct.
     """
 
     needs = ("src", "tgt")
+
+    def prepare(self, rows: Sequence[Row]) -> Sequence[Row]:
+        return with_references(rows)
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
@@ -47,11 +52,11 @@ class Correction(Suite):
     def statistics(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> Statistics:
         table = np.zeros((len(rows), 5))
         for i, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
-            before, after = row["src"].strip(), row["tgt"].strip()
+            before, right = row["src"].strip(), {each.strip() for each in row["references"]}
             # A text that the engine couldn't take stays as it was.
             text = before if "refused" in prediction else said(prediction).strip()
-            changed, wrong = text != before, before != after
-            table[i] = wrong and text == after, changed, wrong, not wrong, changed and not wrong
+            changed, wrong = text != before, before not in right
+            table[i] = wrong and text in right, changed, wrong, not wrong, changed and not wrong
         return table
 
     def baselines(self, rows: Sequence[Row]) -> Mapping[str, Sequence[Prediction]]:
@@ -65,7 +70,7 @@ class Correction(Suite):
         }
 
     def show(self, row: Row, prediction: Prediction) -> tuple[str, str, str]:
-        return row["src"], row["tgt"], said(prediction)
+        return row["src"], " / ".join(row["references"]), said(prediction)
 
 
 class ConfusionTable:

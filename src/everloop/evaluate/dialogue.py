@@ -18,23 +18,26 @@ from everloop.tasks.language import language_of
 SEED = 1
 SAMPLING = Sampling(temperature=0.7, top_p=0.9, seed=SEED)
 MAX_TOKENS = 96
-FIXED = 8  # columns before those of the bigrams
+FIXED = 8  # columns before those of the different n-grams
 
 
 class Dialogue(Suite):
     """Columns: 4-grams that repeat, 4-grams, replies in the prompt's language, replies that came
-    to an end, empty replies, replies, units, bigrams; then one for each different bigram."""
+    to an end, empty replies, replies, units, bigrams; then one for each different unit, and one
+    for each different bigram."""
 
     needs = ("prompt",)
+    _kinds = 0  # of units
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
         return {
             "repetition-4": mean(0, 1, higher_is_better=False),
-            "distinct-2": Metric(of=_distinct, resampled=False),
+            "distinct-2": Metric(of=self._distinct_2, resampled=False),
             "in the language asked": share(2, 5),
             "came to an end": share(3, 5),
             "empty": share(4, 5, higher_is_better=False),
+            "distinct-1": Metric(of=self._distinct_1, resampled=False),
             "words a reply": Metric(of=lambda t: float(t[6] / max(t[5], 1)), percent=False),
         }
 
@@ -50,19 +53,24 @@ class Dialogue(Suite):
         return {"text": choice.text, "finish_reason": choice.finish_reason}
 
     def statistics(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> Statistics:
-        bigrams = [ngrams(units(said(prediction)), 2) for prediction in predictions]
+        said_units = [units(said(prediction)) for prediction in predictions]
+        bigrams = [ngrams(each, 2) for each in said_units]
         column: dict[tuple[str, ...], int] = {}
-        for each in bigrams:
-            for gram in each:
-                column.setdefault(gram, FIXED + len(column))
+        for words in said_units:
+            for word in words:
+                column.setdefault((word,), FIXED + len(column))
+        self._kinds = len(column)
+        for pairs in bigrams:
+            for pair in pairs:
+                column.setdefault(pair, FIXED + len(column))
         table = np.zeros((len(rows), FIXED + len(column)))
         for i, (row, prediction) in enumerate(zip(rows, predictions, strict=True)):
             text = said(prediction)
             table[i, :2] = repeated(text, 4)
             table[i, 2] = bool(text.strip()) and language_of(text) == row["lang"]
             table[i, 3] = prediction.get("finish_reason") == "stop"
-            table[i, 4:8] = not text.strip(), 1, len(units(text)), len(bigrams[i])
-            for gram in bigrams[i]:
+            table[i, 4:8] = not text.strip(), 1, len(said_units[i]), len(bigrams[i])
+            for gram in (*ngrams(said_units[i], 1), *bigrams[i]):
                 table[i, column[gram]] += 1
         return table
 
@@ -72,10 +80,15 @@ class Dialogue(Suite):
     def show(self, row: Row, prediction: Prediction) -> tuple[str, str, str]:
         return row["prompt"], "", said(prediction)
 
+    def _distinct_1(self, total: Statistics) -> float:
+        """Different units over all (Li et al. 2016)."""
+        different = (total[FIXED : FIXED + self._kinds] > 0).sum()
+        return float(different / total[6]) if total[6] else 0.0
 
-def _distinct(total: Statistics) -> float:
-    """Different bigrams over all (Li et al. 2016)."""
-    return float((total[FIXED:] > 0).sum() / total[7]) if total[7] else 0.0
+    def _distinct_2(self, total: Statistics) -> float:
+        """Different bigrams over all."""
+        different = (total[FIXED + self._kinds :] > 0).sum()
+        return float(different / total[7]) if total[7] else 0.0
 
 
 def prompts(lang: str) -> list[dict[str, Any]]:

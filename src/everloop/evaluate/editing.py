@@ -23,6 +23,9 @@ class Editing(Suite):
     def metrics(self) -> Mapping[str, Metric]:
         return {"exact match": share(0, 2), "ROUGE-L": mean(1, 2)}
 
+    def text_of(self, row: Row) -> str:
+        return f"{row['instruction']}\n{row['src']}"
+
     async def predict(self, engine: Engine, row: Row) -> Prediction:
         choices = await edit(
             engine,
@@ -48,4 +51,4 @@ class Editing(Suite):
         return {"copy": [{"text": row["src"]} for row in rows]}
 
     def show(self, row: Row, prediction: Prediction) -> tuple[str, str, str]:
-        return f"{row['instruction']}\n{row['src']}", row["tgt"], said(prediction)
+        return self.text_of(row), row["tgt"], said(prediction)

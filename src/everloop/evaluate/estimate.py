@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +16,9 @@ RESAMPLES = 1000
 
 Statistics = NDArray[np.float64]
 """One row of sums for each evaluated row: a metric of a set is a function of their total."""
+Draws = NDArray[np.float64]
+"""A metric of resampled rows, one value for each time."""
+Metric = Callable[[Statistics], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,34 +43,44 @@ def wilson(successes: int, count: int) -> Estimate:
     )
 
 
-def _resamples(count: int, seed: int) -> NDArray[np.int64]:
-    return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+def totals(statistics: Statistics, *, seed: int = 0) -> Statistics:
+    """(RESAMPLES, k) sums of as many rows, drawn with replacement. Equal counts of rows are drawn
+    alike, so that two models' draws on the same rows are pairs."""
+    count = len(statistics)
+    drawn = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+    return np.stack([statistics[chosen].sum(0) for chosen in drawn])
 
 
-def bootstrap(
-    statistics: Statistics, metric: Callable[[Statistics], float], *, seed: int = 0
-) -> Estimate:
-    """`metric` of the rows' total, with the percentile bootstrap interval (Efron 1979).
+def draws(drawn: Statistics, metric: Metric) -> Draws:
+    """The metric of each of the `totals`."""
+    return np.array([metric(total) for total in drawn])
+
+
+def spread(value: float, drawn: Draws) -> Estimate:
+    """The value with the percentile bootstrap interval (Efron 1979)."""
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(value=value, low=float(low), high=float(high))
+
+
+def bootstrap(statistics: Statistics, metric: Metric, *, seed: int = 0) -> Estimate:
+    """`metric` of the rows' total, with its interval.
 
     `statistics` is (rows, k) and must have a row; `metric` takes the (k,) total.
     """
-    samples = [metric(statistics[chosen].sum(0)) for chosen in _resamples(len(statistics), seed)]
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return Estimate(value=metric(statistics.sum(0)), low=float(low), high=float(high))
+    return spread(metric(statistics.sum(0)), draws(totals(statistics, seed=seed), metric))
 
 
-def difference(
-    ours: Statistics,
-    theirs: Statistics,
-    metric: Callable[[Statistics], float],
-    *,
-    seed: int = 0,
-) -> Estimate:
+def difference(ours: Statistics, theirs: Statistics, metric: Metric, *, seed: int = 0) -> Estimate:
     """By how much `ours` is above `theirs` on the same rows: paired bootstrap."""
-    samples = [
-        metric(ours[chosen].sum(0)) - metric(theirs[chosen].sum(0))
-        for chosen in _resamples(len(ours), seed)
-    ]
-    low, high = np.quantile(samples, [0.025, 0.975])
-    value = metric(ours.sum(0)) - metric(theirs.sum(0))
-    return Estimate(value=value, low=float(low), high=float(high))
+    mine, other = (draws(totals(table, seed=seed), metric) for table in (ours, theirs))
+    return spread(metric(ours.sum(0)) - metric(theirs.sum(0)), mine - other)
+
+
+def packed(drawn: Draws) -> str:
+    """Draws as text for JSON, with which another report's can be compared."""
+    return base64.b64encode(zlib.compress(drawn.astype("<f4").tobytes(), 9)).decode()
+
+
+def unpacked(text: str) -> Draws:
+    """The draws again, in single precision."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<f4").astype(np.float64)

@@ -8,20 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import everloop
 from everloop.data.files import disk_errors, write_atomic
 from everloop.engine.interface import Engine
 from everloop.errors import EngineUnavailable, InvalidRequest
+from everloop.evaluate.compare import FORMAT, Report, compare, require_same_rows
 from everloop.evaluate.dialogue import SEED
 from everloop.evaluate.environment import machine, versions
+from everloop.evaluate.page import page
 from everloop.evaluate.progress import Progress
 from everloop.evaluate.report import interval, markdown
 from everloop.evaluate.run import Result, measure
 from everloop.evaluate.suites import Measured
-
-FORMAT: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +43,20 @@ async def evaluate(
     limit: int,
     out: Path,
     cache: Path,
+    others: Sequence[Report] = (),
 ) -> dict[str, Any]:
-    """Measures the suites and writes `report.json` and `report.md` into `out`; returns the former.
+    """Measures the suites and writes `report.json`, `report.md` and `report.html` into `out`;
+    returns the first. `others` are reports of other models on the same rows, to compare with.
 
     Started again with the same `out`, it asks only what it hasn't asked. A suite that the model
     can't be asked (a remote server that scores nothing, say) is named in `missing` with the
-    reason. Raises InvalidRequest if `out` holds another model's predictions, EngineUnavailable
-    if the engine stays down.
+    reason. Raises InvalidRequest if `out` holds another model's predictions or another report is
+    of other rows, EngineUnavailable if the engine stays down.
     """
+    if others:
+        rows = {measured.name: measured.rows_hash for measured in suites}
+        for other in others:
+            require_same_rows(rows, other)
     _claim(out, subject)
     started = time.monotonic()
     progress = Progress(sum(len(measured.suite.rows) for measured in suites))
@@ -89,10 +95,18 @@ async def evaluate(
         "results": [asdict(result) for result in results],
         "missing": left_out,
     }
+    report["compared"] = [compare(report, other) for other in others]
+    write(report, out)
+    return report
+
+
+def write(report: Report, out: Path) -> None:
+    """Writes the report in its three forms into `out`."""
     with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
         write_atomic(out / "report.json", _json(report))
         write_atomic(out / "report.md", markdown(report).encode("utf-8", "replace"))
-    return report
+        write_atomic(out / "report.html", page(report).encode("utf-8", "replace"))
 
 
 def _json(value: object) -> bytes:

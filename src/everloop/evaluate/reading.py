@@ -34,6 +34,9 @@ class Reading(Suite):
             metrics["refused where unanswered"] = share(3, 4)
         return metrics
 
+    def text_of(self, row: Row) -> str:
+        return f"{row['passage']} {row['question']}"
+
     async def predict(self, engine: Engine, row: Row) -> Prediction:
         reply = await answer(engine, row["question"], row["passage"], lang=row["lang"])
         return {"text": reply.text, "found": reply.found}
@@ -62,4 +65,4 @@ class Reading(Suite):
         return {"sentence most like the question": [{"text": nearest(row)} for row in rows]}
 
     def show(self, row: Row, prediction: Prediction) -> tuple[str, str, str]:
-        return f"{row['passage']} {row['question']}", " / ".join(row["answers"]), said(prediction)
+        return self.text_of(row), " / ".join(row["answers"]), said(prediction)

@@ -21,6 +21,11 @@ TASKS = {
     "title": ("title", "标题"),
     "summarize": ("summary", "摘要"),
     "answer": ("reading", "阅读"),
+    "pairs": ("sentence pairs", "句对"),
+    "minimal-pairs": ("grammar", "语法"),
+    "chat": ("conversation", "对话"),
+    "service": ("service", "客服"),
+    "robustness": ("robustness", "稳健性"),
 }
 
 
@@ -29,9 +34,11 @@ def figure(value: float, percent: bool) -> str:
     return f"{100 * value:.1f}" if percent else f"{value:.2f}"
 
 
-def interval(estimate: Mapping[str, float], percent: bool) -> str:
+def interval(estimate: Mapping[str, float], percent: bool, *, sign: bool = False) -> str:
     """A value with its 95 % interval, if it has one."""
     value, low, high = (figure(estimate[part], percent) for part in ("value", "low", "high"))
+    if sign and estimate["value"] > 0:
+        value = f"+{value}"
     return value if low == high else f"{value} [{low}, {high}]"
 
 
@@ -89,6 +96,48 @@ def _line(result: Mapping[str, Any], chinese: bool) -> list[str]:
         above,
         f"{result['rows']:,}{learnt}",
     ]
+
+
+DIFFERENCE_COLUMNS = (
+    ("suite", "metric", "model", "other", "difference", "rows", ""),
+    ("任务", "指标", "模型", "对方", "差", "题数", ""),
+)
+_VERDICTS = {True: ("better", "更好"), False: ("worse", "更差"), None: ("undecided", "未定")}
+
+
+def differences(other: Mapping[str, Any], *, chinese: bool = False) -> list[list[str]]:
+    """Lines of a comparison: the first metric of each suite."""
+    lines = []
+    for result in other["results"]:
+        name, found = next(iter(result["metrics"].items()))
+        percent = found["percent"]
+        lines.append(
+            [
+                result["name"],
+                f"{name} {'↑' if found['higher_is_better'] else '↓'}",
+                figure(found["ours"]["value"], percent),
+                figure(found["theirs"]["value"], percent),
+                interval(found["above"], percent, sign=True),
+                f"{result['rows']:,}",
+                _VERDICTS[found["better"]][chinese],
+            ]
+        )
+    return lines
+
+
+def left_alone(other: Mapping[str, Any]) -> list[str]:
+    """What a comparison doesn't cover, in sentences."""
+    name = other["model"]["name"]
+    told = []
+    if other["only_here"]:
+        told.append(f"Not in {name}'s report: {', '.join(other['only_here'])}.")
+    if other["only_there"]:
+        told.append(f"Only in {name}'s report: {', '.join(other['only_there'])}.")
+    if not other["same_version"]:
+        told.append(
+            f"{name} was measured by Everloop {other['everloop']}, which may ask in other words."
+        )
+    return told
 
 
 def every_metric(report: Mapping[str, Any]) -> str:
@@ -156,6 +205,17 @@ def markdown(report: Mapping[str, Any]) -> str:
     if long:
         told = ", ".join(f"{r['too_long']} of {r['name']}" for r in long)
         parts.append(f"Too long for the model's context, and counted as wrong: {told}.")
+    for other in report["compared"]:
+        lines = [table(DIFFERENCE_COLUMNS[False], differences(other)), *left_alone(other)]
+        heading = f"## Beside {other['model']['name']}\n\n{other['date']}, on the same rows."
+        parts.append("\n\n".join([heading, *lines]))
+    odd = [
+        [result["name"], finding["said"], finding["done"]]
+        for result in report["results"]
+        for finding in result["findings"]
+    ]
+    if odd:
+        parts.append(f"## About the rows\n\n{table(['suite', 'found', 'done about it'], odd)}")
     if report["missing"]:
         told = "\n".join(f"- {name}: {why}" for name, why in report["missing"].items())
         parts.append(f"## Not measured\n\n{told}")

@@ -8,6 +8,9 @@ A row is a JSON object with `task`, `lang` (of the instruction) and what the tas
     correct summarize title                 src, tgt
     edit                                    instruction, src, tgt
     answer                                  passage, question, answers
+    pairs                                   first, second, label, labels
+    minimal-pairs                           good, bad, perhaps phenomenon
+    chat service                            messages, reference
 
 So a user's own rows are measured like the public ones.
 """

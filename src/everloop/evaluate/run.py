@@ -5,26 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import everloop
 from everloop.data.files import write_atomic
 from everloop.data.instructions import INSTRUCTIONS
 from everloop.engine.interface import Engine
 from everloop.errors import ContextLengthExceeded, EngineUnavailable, Overloaded
-from everloop.evaluate.estimate import Estimate, difference
+from everloop.evaluate.estimate import Draws, Estimate, Statistics, draws, packed, spread, totals
+from everloop.evaluate.examination import examine
 from everloop.evaluate.journal import Journal, digest
 from everloop.evaluate.progress import Progress
-from everloop.evaluate.suite import Prediction, Row, Suite
+from everloop.evaluate.suite import Metric, Prediction, Row, Suite
 from everloop.evaluate.suites import Measured
 
 CONCURRENCY = 32
 TRIES = 5  # while the engine is down
 SAMPLES: Final = 4
-BASELINES_VERSION = 1  # raise it when a baseline changes, so that kept ones are made again
+BASELINES_VERSION = 2  # raise it when a baseline changes, so that kept ones are made again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,8 @@ class Sample:
 class Result:
     """What a suite says of a model. `metrics` and each baseline's are in the suite's order, the
     first being the one number of the task; `above_baseline` is by how much the first metric is
-    above the first baseline's, on the same rows, whatever direction is better."""
+    above the first baseline's, on the same rows, whatever direction is better. `draws` are the
+    bootstrap's, packed, for comparing with other models; `details` are for pictures."""
 
     name: str
     title: str
@@ -54,6 +56,9 @@ class Result:
     higher_is_better: Mapping[str, bool]
     baselines: Mapping[str, Mapping[str, Estimate]]
     above_baseline: Estimate | None
+    draws: Mapping[str, str]
+    details: Mapping[str, Any]
+    findings: Sequence[Mapping[str, str]]
     samples: Sequence[Sample]
     rows_hash: str
     files: Mapping[str, str]
@@ -76,16 +81,26 @@ async def measure(
     Raises what the engine raises; EngineUnavailable after TRIES attempts.
     """
     suite, started = measured.suite, time.monotonic()
+    found = await asyncio.to_thread(_findings, measured, cache)
+    progress.go_on()
+    for finding in found:
+        progress.say(f"{measured.name}: {finding['said']} {finding['done']}")
     predictions = await _ask(engine, measured, folder, progress, concurrency)
     statistics = suite.statistics(suite.rows, predictions)
     metrics = suite.metrics
     # The baselines take a core for a while: they must not hold up the engine's connection.
     train_rows, simple = await asyncio.to_thread(_baselines, measured, cache)
     tables = {name: suite.statistics(suite.rows, said) for name, said in simple.items()}
+    drawn = _drawn(metrics, statistics)
+    theirs = {name: _drawn(metrics, table) for name, table in tables.items()}
     first = next(iter(metrics))
     above = None
     if tables:  # the strongest comes first
-        above = difference(statistics, next(iter(tables.values())), metrics[first].of)
+        strongest, of = next(iter(tables)), metrics[first].of
+        above = spread(
+            of(statistics.sum(0)) - of(tables[strongest].sum(0)),
+            drawn[first] - theirs[strongest][first],
+        )
     return Result(
         name=measured.name,
         title=measured.title,
@@ -94,20 +109,34 @@ async def measure(
         rows=len(suite.rows),
         too_long=sum("refused" in prediction for prediction in predictions),
         train_rows=train_rows,
-        metrics={name: metric.estimate(statistics) for name, metric in metrics.items()},
+        metrics=_estimates(metrics, statistics, drawn),
         percent={name: metric.percent for name, metric in metrics.items()},
         higher_is_better={name: metric.higher_is_better for name, metric in metrics.items()},
         baselines={
-            baseline: {name: metric.estimate(table) for name, metric in metrics.items()}
+            baseline: _estimates(metrics, table, theirs[baseline])
             for baseline, table in tables.items()
         },
         above_baseline=above,
+        draws={name: packed(drawn[name]) for name in metrics if metrics[name].resampled},
+        details=suite.details(suite.rows, predictions),
+        findings=found,
         samples=_samples(suite, predictions),
-        rows_hash=digest([dict(row) for row in suite.rows]),
+        rows_hash=measured.rows_hash,
         files=measured.files,
         origin=measured.origin,
         seconds=time.monotonic() - started,
     )
+
+
+def _drawn(metrics: Mapping[str, Metric], statistics: Statistics) -> dict[str, Draws]:
+    drawn = totals(statistics)
+    return {name: draws(drawn, metric.of) for name, metric in metrics.items()}
+
+
+def _estimates(
+    metrics: Mapping[str, Metric], statistics: Statistics, drawn: Mapping[str, Draws]
+) -> dict[str, Estimate]:
+    return {name: metric.estimate(statistics, drawn[name]) for name, metric in metrics.items()}
 
 
 async def _ask(
@@ -161,24 +190,37 @@ async def _patiently(engine: Engine, suite: Suite, row: Row) -> Prediction:
 def _baselines(measured: Measured, cache: Path) -> tuple[int, Mapping[str, Sequence[Prediction]]]:
     """Training rows and predictions of the baselines, worked out once for the same data."""
     suite = measured.suite
-    name = digest(
-        [
-            BASELINES_VERSION,
-            measured.task,
-            suite.lang,
-            dict(measured.files),
-            list(map(dict, suite.rows)),
-        ]
+
+    def make() -> dict[str, Any]:
+        found = suite.baselines(suite.rows)
+        return {"train_rows": len(suite.train), "baselines": found}
+
+    asked = [measured.task, suite.lang, dict(measured.files), measured.rows_hash]
+    kept = _once(cache, measured.name, ["baselines", *asked], make)
+    return kept["train_rows"], kept["baselines"]
+
+
+def _findings(measured: Measured, cache: Path) -> list[dict[str, str]]:
+    """What is odd about the rows, found out once for the same files."""
+
+    def make() -> list[dict[str, str]]:
+        return [asdict(finding) for finding in examine(measured)]
+
+    found: list[dict[str, str]] = _once(
+        cache, f"{measured.name}-findings", ["findings", dict(measured.files)], make
     )
-    path = cache / f"{measured.name}-{name}.json"
+    return found
+
+
+def _once(cache: Path, name: str, depends: object, make: Callable[[], Any]) -> Any:
+    """What `make` gives, kept in `cache` for as long as what it depends on is the same."""
+    path = cache / f"{name}-{digest([BASELINES_VERSION, depends])}.json"
     if path.exists():
-        kept = json.loads(path.read_bytes())
-        return kept["train_rows"], kept["baselines"]
-    found = suite.baselines(suite.rows)
-    kept = {"train_rows": len(suite.train), "baselines": found}
+        return json.loads(path.read_bytes())
+    found = make()
     cache.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(kept, ensure_ascii=False).encode("utf-8", "backslashreplace"))
-    return len(suite.train), found
+    write_atomic(path, json.dumps(found, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+    return found
 
 
 def _samples(suite: Suite, predictions: Sequence[Prediction]) -> list[Sample]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+from everloop.data.findings import key
 from everloop.engine.interface import Engine
-from everloop.evaluate.estimate import Estimate, Statistics, bootstrap, wilson
+from everloop.evaluate.estimate import Draws, Estimate, Statistics, bootstrap, spread, wilson
 
 Row = Mapping[str, Any]
 Prediction = Mapping[str, Any]
@@ -32,11 +33,13 @@ class Metric:
     higher_is_better: bool = True
     percent: bool = True
 
-    def estimate(self, statistics: Statistics) -> Estimate:
-        """The metric of these rows with its 95 % interval."""
+    def estimate(self, statistics: Statistics, drawn: Draws | None = None) -> Estimate:
+        """The metric of these rows with its 95 % interval; from `drawn` if it was drawn before."""
         if not self.resampled:
             value = self.of(statistics.sum(0))
             return Estimate(value=value, low=value, high=value)
+        if self.share is None and drawn is not None:
+            return spread(self.of(statistics.sum(0)), drawn)
         if self.share is None:
             return bootstrap(statistics, self.of)
         good, tries = statistics[:, self.share].sum(0)
@@ -75,13 +78,24 @@ class Suite(ABC):
         self._load_train = train
 
     @cached_property
-    def train(self) -> Sequence[Row]:
-        """Rows that the baselines may learn from, read when they are needed."""
+    def every_train(self) -> Sequence[Row]:
+        """The training rows, read when they are needed."""
         return self._load_train()
+
+    @cached_property
+    def train(self) -> Sequence[Row]:
+        """Those that baselines may learn from: with a text, and none that is asked here."""
+        asked = {key(self.text_of(row)) for row in self.rows}
+        texts = ((row, self.text_of(row)) for row in self.every_train)
+        return [row for row, text in texts if text.strip() and key(text) not in asked]
 
     def prepare(self, rows: Sequence[Row]) -> Sequence[Row]:
         """The rows to ask, which may be fewer where one question has several right answers."""
         return rows
+
+    def text_of(self, row: Row) -> str:
+        """What a row asks about: two rows of one text are copies, and one needs some text."""
+        return str(row[self.needs[0]])
 
     @property
     @abstractmethod
@@ -100,6 +114,10 @@ class Suite(ABC):
     def baselines(self, rows: Sequence[Row]) -> Mapping[str, Sequence[Prediction]]:
         """What simple methods, trained on `self.train`, say to `rows`; the strongest first."""
 
+    def details(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
+        """What a picture needs beside the metrics, as JSON."""
+        return {}
+
     @abstractmethod
     def show(self, row: Row, prediction: Prediction) -> tuple[str, str, str]:
         """Asked, expected, said: for the samples in the report."""
@@ -108,3 +126,13 @@ class Suite(ABC):
 def said(prediction: Prediction) -> str:
     """The text of a prediction; empty where the engine refused the row."""
     return str(prediction.get("text", ""))
+
+
+def with_references(rows: Sequence[Row]) -> list[Row]:
+    """One row for each `src`, with every `tgt` of it as `references`."""
+    merged: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        first = merged.setdefault(row["src"], {**row, "references": []})
+        if row["tgt"] not in first["references"]:
+            first["references"].append(row["tgt"])
+    return list(merged.values())

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from everloop.errors import InvalidRequest, NotFound
+from everloop.errors import DataError, InvalidRequest, NotFound
 from everloop.evaluate import rows as files
 from everloop.evaluate.classification import Classification
 from everloop.evaluate.correction import Correction
 from everloop.evaluate.dialogue import Dialogue, prompts
 from everloop.evaluate.editing import Editing
 from everloop.evaluate.held_out import HeldOut, windows
+from everloop.evaluate.journal import digest
+from everloop.evaluate.pairs import MinimalPairs, SentencePairs
 from everloop.evaluate.reading import Reading
+from everloop.evaluate.replies import Replies
+from everloop.evaluate.robustness import Robustness
 from everloop.evaluate.suite import Suite
 from everloop.evaluate.summarization import Summarization
 from everloop.evaluate.translation import Translation
@@ -34,6 +38,10 @@ KINDS: Final[Mapping[str, type[Suite]]] = {
     "title": Summarization,
     "answer": Reading,
     "edit": Editing,
+    "pairs": SentencePairs,
+    "minimal-pairs": MinimalPairs,
+    "chat": Replies,
+    "service": Replies,
 }
 
 # TASK.SOURCE: (title, GitHub repository that has the data); what `all` means
@@ -51,11 +59,16 @@ PUBLIC: Final[Mapping[str, tuple[str, str]]] = {
     "intent.clinc150": ("CLINC150", "clinc/oos-eval"),
     "intent.banking77": ("Banking77", "PolyAI-LDN/task-specific-datasets"),
     "intent.smp2019": ("SMP 2019", "InsaneLife/ChineseNLPCorpus"),
+    "pairs.bustm": ("BUSTM, same meaning", "CLUEbenchmark/FewCLUE"),
+    "pairs.ocnli": ("OCNLI", "CLUEbenchmark/OCNLI"),
+    "minimal-pairs.blimp": ("BLiMP", "alexwarstadt/blimp"),
+    "minimal-pairs.climp": ("CLiMP", "beileixiang/CLiMP"),
     "translate.tatoeba-zh": ("Tatoeba, to Chinese", "DaoChaShao/py-st-dl-translater-2.0"),
     "translate.tatoeba-en": ("Tatoeba, to English", "DaoChaShao/py-st-dl-translater-2.0"),
     "correct.sighan": ("SIGHAN 2013 to 2015", "onebula/sighan_raw"),
     "correct.made-zh": ("mistakes made in Tatoeba, wiki", "overweightbarracuda/science_fair2324"),
     "correct.made-en": ("mistakes made in Tatoeba, wiki", "jason-feng/wikiVisual"),
+    "correct.jfleg": ("JFLEG", "keisks/jfleg"),
     "edit.words-zh": ("words replaced in Tatoeba", "DaoChaShao/py-st-dl-translater-2.0"),
     "edit.words-en": ("words replaced in Tatoeba", "DaoChaShao/py-st-dl-translater-2.0"),
     "title.csl": ("CSL papers", "ydli-ai/CSL"),
@@ -64,7 +77,21 @@ PUBLIC: Final[Mapping[str, tuple[str, str]]] = {
     "answer.cmrc": ("CMRC 2018", "ymcui/cmrc2018"),
     "answer.drcd": ("DRCD", "DRCKnowledgeTeam/DRCD"),
     "answer.factbook": ("World Factbook", "factbook/factbook.json"),
+    "chat.lccc": ("LCCC chat", "lrmoker/Chatbot"),
+    "service.sgd": ("SGD", "google-research-datasets/dstc8-schema-guided-dialogue"),
 }
+
+
+ROBUSTNESS: Final[Mapping[str, str]] = {
+    f"robustness.{name.split('.')[1]}": name
+    for name in (
+        "sentiment.sst2",
+        "topic.agnews",
+        "sentiment.chnsenticorp",
+        "topic.toutiao",
+    )
+}
+"""Sets that are asked again with noise in them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +104,20 @@ class Measured:
     suite: Suite
     origin: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    every: Sequence[Mapping[str, Any]] = ()
+    """All rows of the file, of which the suite has a part."""
+
+    @property
+    def rows_hash(self) -> str:
+        """Of the rows that are asked: what two reports must share to be compared."""
+        return digest([dict(row) for row in self.suite.rows])
 
 
 def names(folder: Path | None) -> list[str]:
     """What `--suite` may be, beside `all`: the public sets and whatever the folder has."""
     there = files.available(folder) if folder else []
-    return [HELD_OUT, DIALOGUE, *PUBLIC, *(name for name in there if name not in PUBLIC)]
+    own = [name for name in there if name not in PUBLIC]
+    return [HELD_OUT, DIALOGUE, *PUBLIC, *ROBUSTNESS, *own]
 
 
 def load(
@@ -99,7 +134,8 @@ def load(
     called: dict[str, bool] = {}  # whether it may be missing
     for name in wanted:
         if name == "all":
-            called |= {each: True for each in (HELD_OUT, DIALOGUE, *PUBLIC) if each not in called}
+            every = (HELD_OUT, DIALOGUE, *PUBLIC, *ROBUSTNESS)
+            called |= {each: True for each in every if each not in called}
             continue
         matching = [each for each in known if name in (each, *each.split(".", 1))]
         if not matching:
@@ -134,9 +170,23 @@ def _load(name: str, folder: Path | None, texts: Sequence[str], limit: int) -> l
         ]
     if name == HELD_OUT:
         return _held_out(texts, limit)
-    if folder is None or not (folder / files.VALIDATION / f"{name}.jsonl").exists():
-        raise NotFound(_where(name, folder), param="rows")
-    return [_measured(files.load(folder, name), limit)]
+    source = ROBUSTNESS.get(name, name)
+    if folder is None or not (folder / files.VALIDATION / f"{source}.jsonl").exists():
+        raise NotFound(_where(source, folder), param="rows")
+    found = _measured(files.load(folder, source), limit)
+    return [found if name == source else _with_noise(name, found)]
+
+
+def _with_noise(name: str, clean: Measured) -> Measured:
+    """The same set under noise."""
+    suite = clean.suite
+    return replace(
+        clean,
+        name=name,
+        title=f"{clean.title}, with noise",
+        task="robustness",
+        suite=Robustness(suite.rows, suite.lang, lambda: suite.every_train),
+    )
 
 
 def _held_out(texts: Sequence[str], limit: int) -> list[Measured]:
@@ -174,7 +224,12 @@ def _measured(rows: files.RowSet, limit: int) -> Measured:
     first = rows.rows[0]
     lang = str(first["target"] if rows.task == "translate" else first["lang"])
     title, origin = PUBLIC.get(rows.name, (rows.name.split(".", 1)[-1], ""))
-    some: Sequence[dict[str, Any]] = files.chosen(rows.rows, limit)
+    usable = [row for row in rows.rows if not _empty(kind, row)]
+    if not usable:
+        raise DataError(
+            "has no row with a text.", path=f"{files.VALIDATION}/{rows.name}.jsonl", repair=""
+        )
+    some: Sequence[dict[str, Any]] = files.chosen(usable, limit)
     return Measured(
         name=rows.name,
         title=title,
@@ -182,7 +237,14 @@ def _measured(rows: files.RowSet, limit: int) -> Measured:
         suite=kind(some, lang, rows.train),
         origin=origin,
         files=rows.files,
+        every=rows.rows,
     )
+
+
+def _empty(kind: type[Suite], row: Mapping[str, Any]) -> bool:
+    """Whether the row has nothing to ask about."""
+    value = row[kind.needs[0]]
+    return isinstance(value, str) and not value.strip()
 
 
 def _where(name: str, folder: Path | None) -> str:

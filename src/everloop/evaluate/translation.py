@@ -11,7 +11,7 @@ from everloop.engine.interface import Engine
 from everloop.evaluate.dictionary import Dictionary
 from everloop.evaluate.estimate import Statistics
 from everloop.evaluate.extras import load
-from everloop.evaluate.suite import Metric, Prediction, Row, Suite, said
+from everloop.evaluate.suite import Metric, Prediction, Row, Suite, said, with_references
 from everloop.tasks import translate
 
 
@@ -31,12 +31,7 @@ class Translation(Suite):
         self._split = 0  # columns of chrF
 
     def prepare(self, rows: Sequence[Row]) -> Sequence[Row]:
-        merged: dict[str, dict[str, Any]] = {}
-        for row in rows:
-            first = merged.setdefault(row["src"], {**row, "references": []})
-            if row["tgt"] not in first["references"]:
-                first["references"].append(row["tgt"])
-        return list(merged.values())
+        return with_references(rows)
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
