@@ -13,6 +13,7 @@ import pytest
 from everloop.engine.interface import Chunk, GenerateRequest, Generation
 from everloop.evaluate import plots
 from everloop.evaluate.evaluate import Subject, evaluate
+from everloop.evaluate.pictures import curves
 from everloop.evaluate.rows import available
 from everloop.evaluate.suites import load
 from tests.tasks.small_engine import SmallEngine, SmallGeneration
@@ -121,3 +122,25 @@ def test_lines_stay_in_the_picture() -> None:
     points = root.find(".//polyline").attrib["points"].split()
     ys = [float(point.split(",")[1]) for point in points]
     assert 0 < ys[0] < ys[1] < float(root.attrib["viewBox"].split()[3])
+
+
+def test_noise_is_drawn_as_curves_beside_the_baseline() -> None:
+    def points(*values: float) -> dict[str, dict[str, float]]:
+        names = ("clean accuracy", "accuracy, severity 3", "accuracy, severity 1")
+        return {
+            name: {"value": value, "low": value - 0.1, "high": value + 0.1}
+            for name, value in zip(names, values, strict=True)
+        }
+
+    result = {
+        "name": "robustness.x", "title": "X", "lang": "en", "task": "robustness",
+        "metrics": points(0.8, 0.5, 0.7), "baselines": {"copy": points(0.7, 0.6, 0.65)},
+    }  # fmt: skip
+    html = curves([result])
+    (drawn,) = re.findall(r"<svg.*?</svg>", html, re.S)
+    model, simple = ET.fromstring(drawn).findall(".//polyline")
+    ys = [float(point.split(",")[1]) for point in model.attrib["points"].split()]
+    assert ys == sorted(ys)  # falls with severity, whatever the order of the metrics
+    assert len(simple.attrib["points"].split()) == 3
+    assert "噪声" in html
+    assert curves([{**result, "task": "topic"}]) == ""

@@ -7,10 +7,11 @@ from typing import Any
 
 from everloop.evaluate import plots
 from everloop.evaluate.report import TASKS, figure, first, interval, left_alone
-from everloop.evaluate.words import both, folded, metric, table, text
+from everloop.evaluate.words import baseline, both, folded, metric, table, text
 
 Report = Mapping[str, Any]
 HUNDRED = ("chrF", "BLEU")  # on a scale to 100 without being shares
+SEVERITY = "accuracy, severity "
 
 
 def scale(result: Mapping[str, Any], name: str) -> float:
@@ -199,17 +200,36 @@ def reliability(results: Iterable[Mapping[str, Any]]) -> str:
 
 
 def curves(results: Iterable[Mapping[str, Any]]) -> str:
+    """Accuracy over the severity of noise, the model's beside the baseline's."""
     cells = []
     for result in results:
-        for curve in result["details"].get("curves", ()):
-            series = [
-                plots.Series(
-                    name=both(each["name"][0], each["name"][1], "tspan"), points=each["points"]
-                )
-                for each in curve["series"]
-            ]
-            drawn = plots.lines(curve["positions"], series, title=curve["title"][0])
-            cells.append(
-                f"<figure><h3>{_label(result)}: {both(*curve['title'])}</h3>{drawn}</figure>"
+        severities = [n for n in result["metrics"] if n.startswith(SEVERITY)]
+        if result["task"] != "robustness" or "clean accuracy" not in result["metrics"]:
+            continue
+        names = ["clean accuracy", *sorted(severities)]
+        said = {both("model", "模型", "tspan"): result["metrics"]}
+        for simple, metrics in result["baselines"].items():
+            said[baseline(simple, "tspan")] = metrics
+            break
+        series = [
+            plots.Series(
+                name=who,
+                points=[
+                    tuple(100 * metrics[name][part] for part in ("value", "low", "high"))
+                    for name in names
+                ],
             )
-    return f"<h2>{both('Under noise', '噪声之下')}</h2>{''.join(cells)}" if cells else ""
+            for who, metrics in said.items()
+        ]
+        positions = ["0", *(name.removeprefix(SEVERITY) for name in sorted(severities))]
+        drawn = plots.lines(positions, series, title=f"Accuracy under noise: {result['name']}")
+        cells.append(f"<figure><h3>{_label(result)}</h3>{drawn}</figure>")
+    if not cells:
+        return ""
+    told = both(
+        "Accuracy (up) over the severity of noise (right), with 95 % intervals over rows.",
+        "准确率（纵轴）随噪声强度（横轴）的变化，带按题的 95% 区间。",
+        "p",
+    )
+    grid = f"<div class='grid-of wide'>{''.join(cells)}</div>"
+    return f"<h2>{both('Under noise', '噪声之下')}</h2>{told}{grid}"

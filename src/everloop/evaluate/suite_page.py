@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from everloop.evaluate.report import figure, first, interval
@@ -34,6 +34,8 @@ def _parts(result: Mapping[str, Any]) -> Iterator[str]:
     labels = result["details"].get("labels", {})
     if 0 < len(labels) <= MANY_LABELS:
         yield _labels(labels)
+    if severity := result["details"].get("severity"):
+        yield _severity(severity, result["details"].get("held_out", []))
     if phenomena := result["details"].get("phenomena"):
         yield _phenomena(phenomena)
     if mistaken := result["details"].get("confusions"):
@@ -67,6 +69,20 @@ def _labels(labels: Mapping[str, tuple[float, float, float]]) -> str:
     columns = [both("label", "标签"), both("rows", "题数"), both("said", "回答数")]
     columns += [metric("precision"), metric("recall")]
     return f"<h3>{both('Labels', '各标签')}</h3>{table(columns, rows)}"
+
+
+def _severity(families: Mapping[str, Mapping[str, float]], held_out: Sequence[str]) -> str:
+    steps = list(next(iter(families.values()), {}))
+    rows = [
+        [
+            text(name) + (f" <i>({both('never trained on', '未训练过')})</i>" * (name in held_out)),
+            *(figure(values[step], True) for step in steps),
+        ]
+        for name, values in families.items()
+    ]
+    heading = both("Accuracy by noise and severity", "各类噪声、各强度下的准确率")
+    columns = [both("noise", "噪声"), *steps]
+    return f"<h3>{heading}</h3>{table(columns, rows)}"
 
 
 def _phenomena(phenomena: Mapping[str, tuple[int, int]]) -> str:

@@ -185,6 +185,7 @@ def _with_noise(name: str, clean: Measured) -> Measured:
         name=name,
         title=f"{clean.title}, with noise",
         task="robustness",
+        every=(),  # looked at where it is asked clean
         suite=Robustness(suite.rows, suite.lang, lambda: suite.every_train),
     )
 

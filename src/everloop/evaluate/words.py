@@ -26,6 +26,11 @@ METRICS: Final[Mapping[str, str]] = {
     "refused though answered": "有答案却拒答",
     "refused where unanswered": "无答案时拒答",
     "perplexity": "困惑度",
+    "clean accuracy": "无噪声准确率",
+    "held-out noise": "未训练过的噪声",
+    "lost at severity 3": "强度 3 时的损失",
+    "consistency": "一致性",
+    "attack success": "攻击成功率",
 }
 BASELINES: Final[Mapping[str, str]] = {
     "TF-IDF + logistic regression": "TF-IDF + 逻辑回归",
@@ -57,13 +62,15 @@ def both(english: str, chinese: str, tag: str = "span") -> str:
 
 
 def metric(name: str, tag: str = "span") -> str:
-    """The name of a metric."""
-    return both(name, METRICS.get(name, name), tag)
+    """The name of a metric, perhaps one at a severity of noise."""
+    plain, _, severity = name.partition(", severity ")
+    chinese = METRICS.get(plain, plain)
+    return both(name, f"{chinese}（强度 {severity}）" if severity else chinese, tag)
 
 
-def baseline(name: str) -> str:
+def baseline(name: str, tag: str = "span") -> str:
     """The name of a baseline."""
-    return both(name, BASELINES.get(name, name))
+    return both(name, BASELINES.get(name, name), tag)
 
 
 def folded(heading: str, content: str) -> str:
