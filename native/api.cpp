@@ -8,6 +8,8 @@
 
 #include "model.h"
 
+using everloop::Exit;
+using everloop::Gate;
 using everloop::Kernels;
 using everloop::Layer;
 using everloop::Matrix;
@@ -94,6 +96,26 @@ void everloop_model_layer(Model* model, int32_t index, const PlainLayer* plain) 
 void everloop_model_ends(Model* model, const PlainMatrix* embedding, const PlainMatrix* head,
                          const float* norm, const float* frequencies) {
   model->set_ends(matrix(*embedding), matrix(*head), norm, frequencies);
+}
+
+// A gate after `layer` layers: see exits.h.
+void everloop_model_gate(Model* model, int32_t layer, int32_t inner, const float* into,
+                         const float* offsets, const float* out) {
+  model->set_gate(layer, {inner, into, offsets, out});
+}
+
+// What each piece of the next forward or write may leave out; count 0: nothing.
+int32_t everloop_exits(Model* model, const Exit* exits, int32_t count) {
+  return guarded([&] { model->set_exits(exits, count); });
+}
+
+// Of every row computed since then, in order, whether it left early; `rows` of them at most.
+// Returns how many.
+int32_t everloop_left(Model* model, int32_t rows, uint8_t* out) {
+  const auto& trail = model->trail();
+  const size_t count = std::min(trail.size(), size_t(rows));
+  std::copy_n(trail.begin(), count, out);
+  return int32_t(count);
 }
 
 int32_t everloop_forward(Model* model, const Piece* pieces, int32_t count, const int32_t* ids,

@@ -27,7 +27,7 @@ int round_up(int x, int multiple) { return (x + multiple - 1) / multiple * multi
 
 Model::Model(const Shape& shape, const Kernels& kernels, int threads, int blocks, int max_tokens)
     : shape_(shape), kernels_(kernels), pool_(threads), blocks_(blocks), max_tokens_(max_tokens),
-      head_values_(size_t(kBlock) * shape.head_dim), layers_(shape.layers) {
+      head_values_(size_t(kBlock) * shape.head_dim), layers_(shape.layers), gates_(shape.layers) {
   const size_t heads = size_t(shape.heads) + 2 * size_t(shape.kv_heads);
   const size_t tokens = size_t(max_tokens);
   x_.resize(tokens * shape.hidden);
@@ -98,16 +98,22 @@ void Model::forward(const Piece* pieces, int count, const int32_t* ids, const in
   std::vector<int32_t> flat(tokens_);
   for (int i = 0, row = 0; i < count; ++i)
     for (int t = 0; t < pieces[i].length; ++t) flat[row++] = ids[pieces[i].first_id + t];
+  begin_exits();
   pool_.run([&](int thread) {
     int first, last;
     pool_.share(tokens_, thread, &first, &last);
     embed(first, last, flat.data());
-    for (int i = 0; i < shape_.layers; ++i) layer(i, thread, pieces, tables);
+    for (int i = 0; i < shape_.layers; ++i) {
+      if (i && !exits_.empty()) leave(i, thread, pieces);
+      layer(i, thread, pieces, tables);
+    }
   });
+  if (!exits_.empty()) trail_.insert(trail_.end(), left_.begin(), left_.end());
   for (int i = 0, row = 0; i < count; ++i) {
     float check = 0.0f;
     for (int t = 0; t < pieces[i].length; ++t, ++row)
-      for (int c = 0; c < shape_.hidden; ++c) check += x_[size_t(row) * shape_.hidden + c] * 0.0f;
+      for (int c = 0; c < shape_.hidden; ++c)
+        check += x_[size_t(place(row)) * shape_.hidden + c] * 0.0f;
     fine[i] = check == 0.0f;
   }
 }
@@ -126,10 +132,10 @@ void Model::embed(int first, int last, const int32_t* ids) {
 
 void Model::layer(int index, int thread, const Piece* pieces, const int32_t* tables) {
   const Layer& layer = layers_[index];
-  const int hidden = shape_.hidden, dim = shape_.head_dim, tokens = tokens_;
+  const int hidden = shape_.hidden, dim = shape_.head_dim, tokens = active_;
   const size_t wide = size_t(shape_.heads + 2 * shape_.kv_heads) * dim;
   int first, last;
-  pool_.share(tokens, thread, &first, &last);
+  pool_.share(tokens_, thread, &first, &last);
 
   const auto norm = [&](const float* weight) {
     for (int row = first; row < last; ++row)
@@ -140,10 +146,15 @@ void Model::layer(int index, int thread, const Piece* pieces, const int32_t* tab
     pool_.barrier();
   };
   norm(layer.before);
-  multiply(layer.qkv, tokens, thread, qkv_.data(), wide, Store::kWrite);
+  if (tokens == tokens_)
+    multiply(layer.qkv, tokens, thread, qkv_.data(), wide, Store::kWrite);
+  else
+    project_parted(layer.qkv, thread, qkv_.data(), wide);
   pool_.barrier();
   remember(index, first, last);
   pool_.barrier();
+  if (!tokens) return;
+  pool_.share(tokens, thread, &first, &last);
   attend(index, thread, pieces, tables);
   pool_.barrier();
   quantize(attended_.data(), size_t(shape_.heads) * dim, shape_.heads * dim, first, last);
@@ -192,7 +203,7 @@ void Model::remember(int index, int first, int last) {
     const float* v = k + size_t(shape_.kv_heads) * dim;
     const float* cosine = cosine_.data() + size_t(row) * half;
     const float* sine = sine_.data() + size_t(row) * half;
-    for (int h = 0; h < shape_.heads; ++h)
+    for (int h = 0; h < shape_.heads && row < active_; ++h)
       kernels_.rotate(q + size_t(h) * dim, layer.q_norm, dim, shape_.eps, cosine, sine, scale);
     for (int h = 0; h < shape_.kv_heads; ++h) {
       kernels_.rotate(k + size_t(h) * dim, layer.k_norm, dim, shape_.eps, cosine, sine, 1.0f);
@@ -231,7 +242,7 @@ void Model::attend(int index, int thread, const Piece* pieces, const int32_t* ta
 
 void Model::hidden(const int32_t* rows, int count, float* out) {
   for (int i = 0; i < count; ++i)
-    kernels_.norm(x_.data() + size_t(rows[i]) * shape_.hidden, norm_, shape_.hidden, shape_.eps,
+    kernels_.norm(x_.data() + size_t(place(rows[i])) * shape_.hidden, norm_, shape_.hidden, shape_.eps,
                   out + size_t(i) * shape_.hidden);
 }
 

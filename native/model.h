@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "exits.h"
 #include "kernels.h"
 #include "pool.h"
 #include "sampler.h"
@@ -43,6 +44,14 @@ class Model {
   void set_ends(const Matrix& embedding, const Matrix& head, const float* norm,
                 const float* frequencies);
 
+  // After so many layers (fewer than all): who may leave there. The memory stays the caller's.
+  void set_gate(int layer, const Gate& gate) { gates_[layer] = gate; }
+
+  // What each piece of the next steps may do; none: everyone goes through all layers.
+  void set_exits(const Exit* exits, int count);
+  // Of every row of the steps since then, in order: 1 if it has left early.
+  const std::vector<uint8_t>& trail() const { return trail_; }
+
   // Computes all tokens of the pieces; their keys and values go to the cache. `fine` (pieces) is 0
   // where a number is not finite.
   void forward(const Piece* pieces, int count, const int32_t* ids, const int32_t* tables,
@@ -78,6 +87,14 @@ class Model {
   void multiply(const Matrix& matrix, int rows, int thread, float* out, size_t stride, Store store);
   uint16_t* block(uint16_t* base, int layer, int block, int head) const;
   void plan(const Piece* pieces, int count);
+  int place(int row) const { return exits_.empty() ? row : place_[row]; }
+
+  // Early exits: see exits.cpp.
+  void begin_exits();
+  void leave(int depth, int thread, const Piece* pieces);
+  void part(const Piece* pieces);
+  float judge(const Gate& gate, const float* x);
+  void project_parted(const Matrix& qkv, int thread, float* out, size_t stride);
 
   const Shape shape_;
   const Kernels& kernels_;
@@ -93,6 +110,12 @@ class Model {
   size_t cache_bytes_ = 0;
 
   int tokens_ = 0;
+  int active_ = 0;  // of these, the first ones, that have not left; others only give keys and values
+  std::vector<Exit> exits_;  // of each piece, or none
+  std::vector<Gate> gates_;  // by layers done
+  std::vector<uint8_t> left_, trail_;   // by row
+  std::vector<int32_t> place_, order_;  // where a row is among the states, and the other way round
+  std::vector<float> judged_;
   std::vector<float> x_, qkv_, attended_, inner_, normed_, cosine_, sine_;
   std::vector<int32_t> positions_, slots_;  // of each token: position, block
   std::vector<Work> work_;

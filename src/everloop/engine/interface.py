@@ -56,6 +56,7 @@ class GenerateRequest:
     stream: bool = True  # False: nobody reads along, so one chunk at the end will do
     echo: bool = False  # the first chunk carries the prompt (with log-probabilities if asked for)
     suffix: str | None = None  # fill in the middle between prompt and suffix
+    early_exit: float | None = None  # leave layers out, but agree with the whole model so often
     prediction: str | None = None  # expected output: may speed drafting up, never changes tokens
     tenant: str = ""  # salts shared caches
     request_id: str = ""  # for logs
@@ -77,6 +78,18 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EarlyExit:
+    """How a request left layers out: tokens judged good enough left after `layer` of `layers`
+    layers, `exited` of those written. In the measurement that the choice came from, `agreement` of
+    all tokens were what the whole model would say."""
+
+    agreement: float
+    layer: int
+    layers: int
+    exited: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens read and written for one request."""
 
@@ -85,6 +98,7 @@ class Usage:
     cached_tokens: int = 0
     accepted_prediction_tokens: int = 0
     rejected_prediction_tokens: int = 0
+    early_exit: EarlyExit | None = None  # None: all layers were computed for all tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from everloop.server.generate import Start, answered, pieces
 from everloop.server.parameters import ChatParameters
 from everloop.server.service import fingerprint
 from everloop.server.stream import DONE, EventStream, TextEvents, sse
-from everloop.server.wire import JSON, chat_logprobs, new_id, usage
+from everloop.server.wire import JSON, chat_logprobs, headers, new_id, usage
 
 router = APIRouter()
 
@@ -46,6 +46,7 @@ async def chat(request: Request, engine_name: str | None = None) -> Response:
         sampling=asked.sampling(engine.info.sampling),
         stop=asked.stop,
         ignore_eos=asked.ignore_eos,
+        early_exit=asked.early_exit,
         logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
         stream=asked.stream,
         prediction=asked.prediction,
@@ -58,7 +59,7 @@ async def chat(request: Request, engine_name: str | None = None) -> Response:
             return await tasks.converse(engine, wanted, n=asked.n)
 
     if asked.stream:
-        return EventStream(_events(request, engine, asked, start))
+        return EventStream(_events(request, engine, asked, start), headers(asked.early_exit))
     done = await answered(request, start)
     choices: list[dict[str, Any]] = [
         {
@@ -75,7 +76,8 @@ async def chat(request: Request, engine_name: str | None = None) -> Response:
         for choice in done.choices
     ]
     head = _head(engine, "chat.completion")
-    return JSON({**head, "choices": choices, "usage": usage(done.usage)})
+    answer = {**head, "choices": choices, "usage": usage(done.usage)}
+    return JSON(answer, headers=headers(asked.early_exit))
 
 
 async def _events(

@@ -19,7 +19,7 @@ from everloop.server.generate import Start, answered, pieces
 from everloop.server.parameters import CompletionParameters
 from everloop.server.service import fingerprint
 from everloop.server.stream import DONE, EventStream, TextEvents, sse, until_gone
-from everloop.server.wire import JSON, CompletionLogprobs, new_id, usage
+from everloop.server.wire import JSON, CompletionLogprobs, headers, new_id, usage
 
 router = APIRouter()
 
@@ -47,6 +47,7 @@ async def completion(request: Request, engine_name: str | None = None) -> Respon
             sampling=asked.sampling(engine.info.sampling),
             stop=asked.stop,
             ignore_eos=asked.ignore_eos,
+            early_exit=asked.early_exit,
             logprobs=asked.logprobs,
             stream=asked.stream,
             echo=asked.echo,
@@ -83,10 +84,11 @@ async def completion(request: Request, engine_name: str | None = None) -> Respon
 
     head = _head(engine)
     if asked.stream:
-        return EventStream(_events(request, asked, start, head, choice))
+        return EventStream(_events(request, asked, start, head, choice), headers(asked.early_exit))
     done = await answered(request, start)
     choices = [choice(c.index, c.text, c.tokens, c.finish_reason) for c in done.choices]
-    return JSON({**head, "choices": choices, "usage": usage(done.usage)})
+    answer = {**head, "choices": choices, "usage": usage(done.usage)}
+    return JSON(answer, headers=headers(asked.early_exit))
 
 
 async def _events(

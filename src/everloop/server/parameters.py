@@ -122,6 +122,8 @@ class GenerateParameters(Parameters):
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
     ignore_eos: bool = False
+    # Everloop's own.
+    early_exit: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @property
     def include_usage(self) -> bool:

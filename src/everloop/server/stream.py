@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -81,11 +81,14 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None
+    ) -> None:
         self._events = events
         self.background = None
         self.status_code = 200
-        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
+        fixed = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        self.init_headers({**fixed, **(headers or {})})
 
     def init_headers(self, headers: Any = None) -> None:
         self.body = b""

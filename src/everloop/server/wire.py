@@ -31,7 +31,7 @@ def new_id(prefix: str) -> str:
 
 def usage(used: Usage) -> dict[str, Any]:
     """`usage` of chat and completions."""
-    return {
+    told: dict[str, Any] = {
         "prompt_tokens": used.prompt_tokens,
         "completion_tokens": used.completion_tokens,
         "total_tokens": used.prompt_tokens + used.completion_tokens,
@@ -43,6 +43,26 @@ def usage(used: Usage) -> dict[str, Any]:
             "rejected_prediction_tokens": used.rejected_prediction_tokens,
         },
     }
+    exits = used.early_exit
+    if exits is not None:
+        tokens = used.completion_tokens
+        saved = exits.exited * (exits.layers - exits.layer) / max(tokens, 1)
+        told["everloop"] = {
+            "early_exit": {
+                "agreement": round(exits.agreement, 4),
+                "tokens": tokens,
+                "exited": exits.exited,
+                "layers": exits.layers,
+                "mean_layers": round(exits.layers - saved, 2),
+            }
+        }
+    return told
+
+
+def headers(early_exit: float | None) -> dict[str, str] | None:
+    """What tells that an answer is not what the whole model would say, also in a stream without
+    usage."""
+    return None if early_exit is None else {"x-everloop-approximate": "early_exit"}
 
 
 def chat_logprobs(tokens: Iterable[TokenLogprob], top: int) -> dict[str, Any]:

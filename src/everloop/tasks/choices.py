@@ -14,6 +14,7 @@ from types import TracebackType
 
 from everloop.engine.interface import (
     Chunk,
+    EarlyExit,
     Engine,
     FinishReason,
     GenerateRequest,
@@ -84,6 +85,7 @@ class Choices:
             cached_tokens=sum(u.cached_tokens for u in first),
             accepted_prediction_tokens=sum(u.accepted_prediction_tokens for u in used.values()),
             rejected_prediction_tokens=sum(u.rejected_prediction_tokens for u in used.values()),
+            early_exit=_exits([u.early_exit for u in used.values() if u.early_exit is not None]),
         )
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Chunk]]:
@@ -223,6 +225,11 @@ class Choices:
                     if request.logprobs is None:  # they were only asked for to rank
                         whole = replace(whole, tokens=())
                     yield p * self._keep + rank, whole
+
+
+def _exits(each: Sequence[EarlyExit]) -> EarlyExit | None:
+    """Several answers' together; one call's leave at the same point."""
+    return replace(each[0], exited=sum(e.exited for e in each)) if each else None
 
 
 def _join(chunks: Sequence[Chunk]) -> Chunk:

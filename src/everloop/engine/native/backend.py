@@ -10,10 +10,22 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from everloop.model.early_exit import EarlyExits
+
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 Top: TypeAlias = list[tuple[int, float]]
 """Most likely tokens with their log-probabilities, best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Tokens of one sequence may leave after `layer` layers, those at positions from `start` on,
+    where the gate there judges their state to be at least `threshold`."""
+
+    layer: int
+    threshold: float
+    start: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +36,7 @@ class Rows:
     ids: Sequence[int]
     start: int
     table: Sequence[int]
+    exit: Exit | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,6 +83,7 @@ class Writer:
     table: Sequence[int]
     sampler: Sampler
     ends: frozenset[int]
+    exit: Exit | None = None
 
 
 class Backend(ABC):
@@ -85,6 +99,16 @@ class Backend(ABC):
     vocab_size: int
     block_size: int
     blocks: int
+    _left: list[bool]
+
+    @abstractmethod
+    def open_exits(self, exits: EarlyExits) -> None:
+        """Loads the gates that an `Exit` needs."""
+
+    def left(self) -> list[bool]:
+        """Of every row of the last `forward`, or of every writer in every step of the last
+        `write`, in order, whether it left early; empty where nobody might."""
+        return self._left
 
     @abstractmethod
     def forward(self, batch: Sequence[Rows]) -> list[bool]:
@@ -129,18 +153,21 @@ class Backend(ABC):
         """Up to `steps` tokens for every writer, in as many steps, until one of them ends; the
         tables cover them. Returns the tokens of each step; -1 as in `verify`."""
         made: list[list[int]] = []
+        left: list[bool] = []
         last = [w.id for w in writers]
         while len(made) < steps:
             fine = self.forward(
                 [
-                    Rows(ids=(token,), start=w.position + len(made), table=w.table)
+                    Rows(ids=(token,), start=w.position + len(made), table=w.table, exit=w.exit)
                     for w, token in zip(writers, last, strict=True)
                 ]
             )
+            left += self.left()
             logits = self.logits(range(len(writers)))
             drawn = self.verify(logits, [w.sampler for w in writers], [()] * len(writers))
             last = [tokens[0] if ok else -1 for tokens, ok in zip(drawn, fine, strict=True)]
             made.append(last)
             if any(t < 0 or t in w.ends for t, w in zip(last, writers, strict=True)):
                 break
+        self._left = left
         return made

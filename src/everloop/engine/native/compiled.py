@@ -14,6 +14,7 @@ from everloop.engine.native import library
 from everloop.engine.native.backend import (
     Backend,
     Choice,
+    Exit,
     Floats,
     Rows,
     Sampler,
@@ -21,6 +22,7 @@ from everloop.engine.native.backend import (
     Writer,
 )
 from everloop.engine.native.packed import PackedModel
+from everloop.model.early_exit import EarlyExits
 
 SCORED_ROWS = 64
 """Rows of logits that there is room for at least."""
@@ -102,14 +104,40 @@ class CompiledBackend(Backend):
             model.array("frequencies"),
         )
         self._logits = np.empty((max(SCORED_ROWS, 1), self.vocab_size), np.float32)
+        self._may_leave = 0  # rows of the last steps, where any might
 
     def __del__(self) -> None:
         if getattr(self, "_model", None):
             self._native.model_free(self._model)
 
+    def open_exits(self, exits: EarlyExits) -> None:
+        self._gates = exits  # the library reads its memory
+        for layer, gate in exits.gates.items():
+            self._native.model_gate(
+                self._model, layer, len(gate.out), gate.into, gate.offsets, gate.out
+            )
+
+    def left(self) -> list[bool]:
+        out = np.empty(self._may_leave, np.uint8)
+        done = self._native.left(self._model, len(out), out)
+        return cast(list[bool], out[:done].astype(bool).tolist())
+
+    def _allow(self, exits: Sequence[Exit | None], rows: int) -> None:
+        """Says who may leave early in the next steps, of `rows` rows at most."""
+        asked = any(exits)
+        if not asked and not self._may_leave:
+            return
+        self._may_leave = rows if asked else 0
+        plain = (library.Exit * len(exits))()
+        for one, exit_ in zip(plain, exits, strict=True):
+            if exit_ is not None:
+                one.layer, one.start, one.threshold = exit_.layer, exit_.start, exit_.threshold
+        self._check(self._native.exits(self._model, plain, len(exits) if asked else 0))
+
     def forward(self, batch: Sequence[Rows]) -> list[bool]:
         lengths = [len(rows.ids) for rows in batch]
         assert sum(lengths) <= self.max_rows
+        self._allow([rows.exit for rows in batch], sum(lengths))
         pieces = np.empty((len(batch), 4), np.int32)
         pieces[:, 0] = [rows.start for rows in batch]
         pieces[:, 1] = lengths
@@ -183,6 +211,7 @@ class CompiledBackend(Backend):
 
     def write(self, writers: Sequence[Writer], steps: int) -> list[list[int]]:
         count = len(writers)
+        self._allow([w.exit for w in writers], count * steps)
         pieces = np.empty((count, 4), np.int32)
         pieces[:, 0] = [w.position for w in writers]
         pieces[:, 1] = 1

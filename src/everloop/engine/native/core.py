@@ -96,6 +96,7 @@ class Core:
                     ids=[*p.sequence.tokens[p.start : p.start + p.length], *p.draft],
                     start=p.start,
                     table=p.sequence.blocks,
+                    exit=p.sequence.exit,
                 )
                 for p in pieces
             ]
@@ -156,12 +157,16 @@ class Core:
                     table=s.blocks,
                     sampler=job.sampler,
                     ends=job.eos,
+                    exit=s.exit,
                 )
                 for s, job in zip(sequences, jobs, strict=True)
             ],
             steps,
         )
+        left = self.backend.left()
         for i, (sequence, job) in enumerate(zip(sequences, jobs, strict=True)):
+            if job.exit is not None:
+                job.left += left[i :: len(jobs)]
             self._take(sequence, job, [(step[i], None, []) for step in made], events, computed=0)
         seconds = time.perf_counter() - began
         self._step_seconds = seconds / len(made)
@@ -280,7 +285,11 @@ class Core:
             logits, [job.sampler for _, job in writers], [piece.draft for piece, _ in writers]
         )
         found = self._chosen(logits, writers, drawn)
+        left, at = self.backend.left(), 0
         for (piece, job), news in zip(writers, found, strict=True):
+            if left and job.exit is not None:
+                job.left += [left[row] for row in rows[at : at + len(news)]]
+            at += len(piece.draft) + 1
             self._take(piece.sequence, job, news, events, computed=1)
 
     def _chosen(

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from everloop.engine.native.backend import Backend, Choice, Floats, Rows, Sampler, Top
+from everloop.engine.native.leaving import Leaving
 from everloop.engine.native.noise import uniform
 from everloop.engine.native.runner import Runner
 from everloop.engine.native.sampler import sample
+from everloop.model.early_exit import EarlyExits, Gate
 
 
 class EagerSampler(Sampler):
@@ -39,10 +41,16 @@ class EagerBackend(Backend):
         self.block_size = runner.block_size
         self.blocks = runner.cache.keys.shape[1]
         self._hidden = torch.empty(0)
+        self._gates: dict[int, Gate] = {}
+
+    def open_exits(self, exits: EarlyExits) -> None:
+        self._gates = dict(exits.gates)
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[Rows]) -> list[bool]:
-        self._hidden = self.runner.forward(batch)
+        leaving = Leaving(batch, self._gates, self.runner.norm)
+        self._hidden = self.runner.forward(batch, leaving)
+        self._left = leaving.left()
         fine = self._hidden.sum(-1).isfinite().tolist()
         out, at = [], 0
         for rows in batch:

@@ -74,7 +74,10 @@ class NativeEngine(Engine):
     async def start(self) -> None:
         if not self._keeper.running:
             self._prompts = await asyncio.to_thread(
-                Prompts, self._directory, text_folder(self._directory, self._adapter)
+                Prompts,
+                self._directory,
+                text_folder(self._directory, self._adapter),
+                adapted=self._adapter is not None,
             )
         try:
             await self._keeper.start()
@@ -89,12 +92,14 @@ class NativeEngine(Engine):
         prompts = self._check_ready()
         ids, max_tokens = await prompts.request(request)
         prediction = await prompts.prediction(request.prediction or "")
+        point = None if request.early_exit is None else prompts.exit_point(request.early_exit)
         key = next(self._keys)
         generation = NativeGeneration(
             len(ids),
             prompts.tokenizer,
             lambda: self._cancel(key),
             request_id=request.request_id,
+            exit=None if point is None else prompts.early_exit(point),
         )
         seed = request.sampling.seed
         message: Message = {
@@ -110,6 +115,7 @@ class NativeEngine(Engine):
             "echo": request.echo,
             "stream": request.stream,
             "prediction": prediction,
+            "exit": None if point is None else (point.layer, point.threshold),
             "request_id": request.request_id,
             "tenant": request.tenant,
         }

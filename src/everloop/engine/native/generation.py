@@ -6,8 +6,9 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
-from everloop.engine.interface import Chunk, Generation, TokenLogprob, Usage
+from everloop.engine.interface import Chunk, EarlyExit, Generation, TokenLogprob, Usage
 from everloop.engine.native.frames import Message
 from everloop.errors import EverloopError
 from everloop.model.tokenizer import Tokenizer
@@ -58,7 +59,9 @@ class NativeGeneration(Generation, Pending):
         send_cancel: Callable[[], None],
         *,
         request_id: str,
+        exit: EarlyExit | None = None,
     ) -> None:
+        self._exit = exit
         self.prompt_tokens, self.request_id = prompt_tokens, request_id
         self._tokenizer, self._send_cancel = tokenizer, send_cancel
         self._chunks: list[Chunk] = []  # not yet read
@@ -130,13 +133,14 @@ class NativeGeneration(Generation, Pending):
     def _over(self, usage: Sequence[int] | None) -> None:
         if usage is not None:
             prompt, completion, cached, *predicted = usage  # as `jobs.Used`
-            accepted, rejected = predicted or (0, 0)
+            accepted, rejected, *exited = predicted or (0, 0)
             self._usage = Usage(
                 prompt_tokens=prompt,
                 completion_tokens=completion,
                 cached_tokens=cached,
                 accepted_prediction_tokens=accepted,
                 rejected_prediction_tokens=rejected,
+                early_exit=None if self._exit is None else replace(self._exit, exited=sum(exited)),
             )
         self._ended = True
         _wake(self._news)

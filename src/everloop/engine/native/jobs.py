@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from everloop.engine.interface import FinishReason
-from everloop.engine.native.backend import Choice, Floats, Sampler, Top
+from everloop.engine.native.backend import Choice, Exit, Floats, Sampler, Top
 from everloop.engine.native.frames import Message
 from everloop.engine.native.proposals import Drafter, Experience
 from everloop.engine.native.sequence import Sequence
@@ -26,7 +26,8 @@ TokenBytes = Callable[[int], bytes]
 
 Used = tuple[int, ...]
 """Prompt, completion and cached tokens; then, where there is a prediction, how many of its tokens
-appeared in the output and how many did not."""
+appeared in the output and how many did not (0, 0 if only the next is told); then, where tokens may
+leave early, how many did."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,9 +114,11 @@ class GenerateJob(Job):
         echo: bool = False,
         stream: bool = True,
         prediction: Seq[int] = (),
+        exit: tuple[int, float] | None = None,
         request_id: str = "",
         tenant: str = "",
     ) -> None:
+        """`exit`: after which layer what it writes may leave, and judged how much at least."""
         super().__init__(key, request_id, tenant)
         self.choice, self.seed, self.eos = choice, seed, eos
         self.top, self._logprobs, self._echo = logprobs or 0, logprobs is not None, echo
@@ -127,7 +130,9 @@ class GenerateJob(Job):
         self._streams, self._prediction = stream, prediction
         self._held: list[str] = []  # text that waits for the end
         self._held_tokens = 0
-        sequence = Sequence(job=self, tokens=list(prompt), samples=max_tokens > 0)
+        self.exit = None if exit is None else Exit(*exit, start=len(prompt))
+        self.left: list[bool] = []  # of each token drawn, whether its state left early
+        sequence = Sequence(job=self, tokens=list(prompt), samples=max_tokens > 0, exit=self.exit)
         if echo and self._logprobs:
             sequence.targets = list(prompt[1:])
         self.sequences = [sequence]
@@ -145,8 +150,12 @@ class GenerateJob(Job):
         self.drafter = Drafter(self._prompt, self._prediction, experience)
 
     def usage(self) -> Used:
-        used = self._prompt, self._count, self.sequences[0].cached
-        return used if self.drafter is None else used + self.drafter.usage(self.sequences[0].tokens)
+        used: Used = (self._prompt, self._count, self.sequences[0].cached)
+        if self.drafter is not None:
+            used += self.drafter.usage(self.sequences[0].tokens)
+        if self.exit is not None:
+            used = *(*used, 0, 0)[:5], sum(self.left[: self._count])
+        return used
 
     def scored(self, sequence: Sequence, logprob: float, top: Top) -> None:
         self._echoed.append((logprob, top))

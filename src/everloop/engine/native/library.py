@@ -74,6 +74,12 @@ class Layer(c.Structure):
     )
 
 
+class Exit(c.Structure):
+    """`everloop::Exit`."""
+
+    _fields_ = (("layer", c.c_int32), ("start", c.c_int32), ("threshold", c.c_float))
+
+
 class Rules(c.Structure):
     """`everloop::Rules`."""
 
@@ -96,6 +102,9 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "model_free": (None, [_MODEL]),
     "model_layer": (None, [_MODEL, _INT, c.POINTER(Layer)]),
     "model_ends": (None, [_MODEL, c.POINTER(Matrix), c.POINTER(Matrix), Array, Array]),
+    "model_gate": (None, [_MODEL, _INT, _INT, Array, Array, Array]),
+    "exits": (_INT, [_MODEL, Pointer, _INT]),
+    "left": (_INT, [_MODEL, _INT, Array]),
     "forward": (_INT, [_MODEL, Array, _INT, Array, Array, Array]),
     "hidden": (None, [_MODEL, Array, _INT, Array]),
     "logits": (None, [_MODEL, Array, _INT, Array]),

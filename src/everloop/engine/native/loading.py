@@ -14,6 +14,7 @@ from everloop.engine.native.memory import available_memory, plan_blocks, token_b
 from everloop.engine.native.options import NativeOptions
 from everloop.errors import InvalidRequest
 from everloop.model.config import ModelConfig
+from everloop.model.early_exit import EarlyExits
 
 SMALL = 20_000_000
 """Matrix weights below which a product takes no longer than waking a second thread, and many
@@ -40,8 +41,13 @@ def load_backend(directory: Path, adapter: Path | None, options: NativeOptions) 
     """
     bits, note = choose_bits(options.quantization)
     if bits:
-        return _compiled(directory, adapter, options, bits)
-    return _eager(directory, adapter, options, note)
+        loaded = _compiled(directory, adapter, options, bits)
+    else:
+        loaded = _eager(directory, adapter, options, note)
+    exits = None if adapter is not None else EarlyExits.load(directory, loaded.config)
+    if exits is not None:
+        loaded.backend.open_exits(exits)
+    return loaded
 
 
 def choose_bits(quantization: str) -> tuple[int, str]:

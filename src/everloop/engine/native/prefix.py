@@ -84,7 +84,7 @@ class PrefixTree:
         sequence.blocks = blocks = shared + fresh
         sequence.path, sequence.filled = nodes, len(nodes)
         sequence.computed = len(nodes) * size
-        whole = len(sequence.tokens) // size
+        whole = sequence.exact // size
         if sequence.pools or whole == len(nodes):
             return
         node = nodes[-1] if nodes else self._root(sequence)
@@ -107,7 +107,7 @@ class PrefixTree:
         path, blocks = sequence.path, sequence.blocks
         while len(path) > sequence.filled:
             self._forget(path.pop())
-        whole = min(sequence.computed, len(sequence.tokens)) // self._blocks.block_size
+        whole = min(sequence.computed, sequence.exact) // self._blocks.block_size
         if whole > len(path) and not sequence.pools:
             self._extend(sequence, whole)
         self._blocks.release(blocks)

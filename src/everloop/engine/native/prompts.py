@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from everloop.engine.interface import GenerateRequest, Message, Prompt, Sampling
+from everloop.engine.interface import EarlyExit, GenerateRequest, Message, Prompt, Sampling
 from everloop.errors import ContextLengthExceeded, InvalidRequest
 from everloop.model.config import ModelConfig
+from everloop.model.early_exit import EarlyExits, Point
 from everloop.model.template import ChatTemplate
 from everloop.model.tokenizer import Tokenizer
 
@@ -24,8 +25,11 @@ MAX_LOGPROBS = 100
 class Prompts:
     """One model's tokenizer and template, with its limits."""
 
-    def __init__(self, directory: Path, text_dir: Path | None = None) -> None:
-        """Config from `directory`, tokenizer and template from `text_dir` (None: from there)."""
+    def __init__(
+        self, directory: Path, text_dir: Path | None = None, *, adapted: bool = False
+    ) -> None:
+        """Config from `directory`, tokenizer and template from `text_dir` (None: from there).
+        `adapted`: an adapter makes another model of it."""
         text_dir = text_dir or directory
         self.config = ModelConfig.load(directory)
         self.tokenizer = Tokenizer.load(text_dir)
@@ -34,6 +38,8 @@ class Prompts:
         eos = {*self.config.eos_token_ids, *self.tokenizer.eos_ids, *_eos(settings)}
         self.eos = tuple(sorted(eos))
         self.sampling = _advised(settings)
+        # Early exits were measured on the model as it is.
+        self._exits = None if adapted else EarlyExits.load(directory, self.config)
         self._template: ChatTemplate | None = None
         self._why_no_template: InvalidRequest | None = None
         try:
@@ -96,6 +102,28 @@ class Prompts:
                 param="prediction",
             )
         return await _long(len(text), self.tokenizer.encode, text)
+
+    def exit_point(self, agreement: float) -> Point:
+        """Where to leave so that so many tokens are the whole model's. Raises InvalidRequest."""
+        if not 0.0 < agreement < 1.0:
+            raise InvalidRequest(
+                f"early_exit is {agreement:g}; give a share of tokens above 0 and below 1, such as "
+                "0.97, or leave it out for exact answers.",
+                param="early_exit",
+            )
+        if self._exits is None:
+            raise InvalidRequest(
+                "This model can't leave layers out: it was not trained for it (--exit-loss). Leave "
+                "'early_exit' out.",
+                param="early_exit",
+                code="unsupported_parameter",
+            )
+        return self._exits.choose(agreement)
+
+    def early_exit(self, point: Point) -> EarlyExit:
+        """What a request is told that leaves there."""
+        layers = self.config.num_hidden_layers
+        return EarlyExit(agreement=point.agreement, layer=point.layer, layers=layers)
 
     def too_long(
         self, tokens: int, wanted: int | None, prompt: Prompt, *, least: bool = False

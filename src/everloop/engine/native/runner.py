@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from everloop.engine.native.attention import BlockCache, Group, attend, make_group
 from everloop.engine.native.backend import Rows
+from everloop.engine.native.leaving import Leaving
 from everloop.engine.native.linear import Kind, choose
 from everloop.model.config import ModelConfig
 from everloop.model.rope import rope_tables
@@ -38,7 +39,7 @@ class Runner:
         self.kind = choose([*_fuse(layers[0]), head])
         self._embedding = model.model.embed_tokens.weight.detach()
         self._layers = [_Layer(config, block, self.kind) for block in layers]
-        self._norm = RowNorm(model.model.norm.weight, config.rms_norm_eps)
+        self.norm = RowNorm(model.model.norm.weight, config.rms_norm_eps)
         self._head = self.kind.make(*head)
         self.cache = BlockCache(
             layers=config.num_hidden_layers,
@@ -56,9 +57,9 @@ class Runner:
         self.row_multiple, self.joint = self._probe_attention()
 
     @torch.inference_mode()
-    def forward(self, batch: Sequence[Rows]) -> Tensor:
+    def forward(self, batch: Sequence[Rows], leaving: Leaving | None = None) -> Tensor:
         """States after the final norm (tokens, C), rows in the order of `batch`, and their keys
-        and values in the cache."""
+        and values in the cache. `leaving` may end rows early."""
         positions = [p for rows in batch for p in range(rows.start, rows.start + len(rows.ids))]
         tables = [rows.table for rows in batch for _ in rows.ids]
         tokens = len(positions)
@@ -83,7 +84,9 @@ class Runner:
             ]
             attended = outs[0] if len(outs) == 1 else torch.cat(outs)
             layer.finish(x, attended)
-        return self._norm(x)[:tokens]
+            if leaving is not None:
+                leaving.after(i + 1, x)
+        return self.norm(x)[:tokens]
 
     @torch.inference_mode()
     def head(self, hidden: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from everloop.engine.native.backend import Exit
     from everloop.engine.native.jobs import Job
     from everloop.engine.native.prefix import Node
 
@@ -31,6 +32,7 @@ class Sequence:
     path: list[Node] = field(default_factory=list)  # its first blocks' nodes in the prefix tree
     filled: int = 0  # of these, how many are computed
     awaits: Node | None = None  # begins with a block that another sequence is computing
+    exit: Exit | None = None  # what it writes may leave the model early
 
     @property
     def left(self) -> int:
@@ -45,7 +47,13 @@ class Sequence:
             return 0
         if self.scored < len(self.targets):
             return min(self.score_from + self.scored, len(self.tokens) - 1)
-        return len(self.tokens) - 1
+        return min(self.exact, len(self.tokens) - 1)
+
+    @property
+    def exact(self) -> int:
+        """First tokens whose keys are what anybody would compute for them; the keys of others are
+        this sequence's alone."""
+        return len(self.tokens) if self.exit is None else min(self.exit.start, len(self.tokens))
 
 
 @dataclass(slots=True)

@@ -115,6 +115,7 @@ class Worker:
             echo=message["echo"],
             stream=message["stream"],
             prediction=message["prediction"],
+            exit=message["exit"],
             request_id=message["request_id"],
             tenant=message["tenant"],
         )

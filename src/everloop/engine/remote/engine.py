@@ -76,6 +76,12 @@ class RemoteEngine(Engine):
 
     async def generate(self, request: GenerateRequest) -> Generation:
         self._check_started()
+        if request.early_exit is not None:
+            raise InvalidRequest(
+                "A remote model's layers can't be left out: leave 'early_exit' out.",
+                param="early_exit",
+                code="unsupported_parameter",
+            )
         body = _sampling(request)
         messages = _messages(request.prompt)
         if messages is not None:

@@ -1,0 +1,126 @@
+#include "exits.h"
+
+#include <algorithm>
+
+#include "model.h"
+
+namespace everloop {
+
+void Model::set_exits(const Exit* exits, int count) {
+  exits_.assign(exits, exits + count);
+  trail_.clear();
+}
+
+void Model::begin_exits() {
+  active_ = tokens_;
+  if (exits_.empty()) return;
+  left_.assign(tokens_, 0);
+  order_.resize(tokens_);
+  for (int row = 0; row < tokens_; ++row) order_[row] = row;
+  place_ = order_;
+}
+
+float Model::judge(const Gate& gate, const float* x) {
+  const int hidden = shape_.hidden;
+  judged_.resize(hidden);
+  kernels_.norm(x, norm_, hidden, shape_.eps, judged_.data());
+  float score = 0.0f;
+  for (int i = 0; i < gate.inner; ++i) {
+    const float* into = gate.into + size_t(i) * hidden;
+    float sums[16] = {};
+    int c = 0;
+    for (; c + 16 <= hidden; c += 16)
+      for (int j = 0; j < 16; ++j) sums[j] += into[c + j] * judged_[c + j];
+    for (; c < hidden; ++c) sums[0] += into[c] * judged_[c];
+    float sum = gate.offsets[i];
+    for (float part : sums) sum += part;
+    score += std::max(sum, 0.0f) * gate.out[i];
+  }
+  return score;
+}
+
+void Model::leave(int depth, int thread, const Piece* pieces) {
+  const auto here = [&](const Exit& exit) { return exit.layer == depth; };
+  if (std::none_of(exits_.begin(), exits_.end(), here)) return;
+  if (thread == 0) {
+    bool changed = false;
+    int row = 0;
+    for (size_t i = 0; i < exits_.size(); ++i) {
+      const Exit& exit = exits_[i];
+      for (int t = 0; t < pieces[i].length; ++t, ++row) {
+        if (exit.layer != depth || pieces[i].start + t < exit.from) continue;
+        const float* x = x_.data() + size_t(place_[row]) * shape_.hidden;
+        if (!(judge(gates_[depth], x) >= exit.threshold)) continue;
+        left_[row] = 1;
+        changed = true;
+      }
+    }
+    if (changed) part(pieces);
+  }
+  pool_.barrier();
+}
+
+// Puts the rows that go on before those that have left, each in the order of the batch.
+void Model::part(const Piece* pieces) {
+  const std::vector<int32_t> before = place_;
+  order_.clear();
+  for (int left = 0; left < 2; ++left) {
+    for (int row = 0; row < tokens_; ++row)
+      if (left_[row] == left) order_.push_back(row);
+    if (!left) active_ = int(order_.size());
+  }
+  bool moved = false;
+  for (int to = 0; to < tokens_; ++to) {
+    moved |= place_[order_[to]] != to;
+    place_[order_[to]] = to;
+  }
+  if (moved) {
+    const auto gather = [&](auto& values, size_t width) {
+      const std::vector old(values.begin(), values.begin() + size_t(tokens_) * width);
+      for (int row = 0; row < tokens_; ++row)
+        std::copy_n(old.begin() + size_t(before[row]) * width, width,
+                    values.begin() + size_t(place_[row]) * width);
+    };
+    gather(x_, shape_.hidden);
+    gather(cosine_, shape_.head_dim / 2);
+    gather(sine_, shape_.head_dim / 2);
+    gather(positions_, 1);
+    gather(slots_, 1);
+  }
+  // Attention for the rows that are left, in tiles of consecutive tokens.
+  const int most = std::max(1, kAttentionRows / (shape_.heads / shape_.kv_heads));
+  work_.clear();
+  int row = 0;
+  for (size_t i = 0; i < exits_.size(); ++i) {
+    for (int t = 0; t < pieces[i].length;) {
+      int run = 0;
+      while (t + run < pieces[i].length && run < most && !left_[row + t + run]) ++run;
+      for (int head = 0; run && head < shape_.kv_heads; ++head)
+        work_.push_back({int32_t(i), place_[row + t], t, run, head});
+      t += std::max(run, 1);
+    }
+    row += pieces[i].length;
+  }
+}
+
+// Queries for the rows that go on, keys and values for all.
+void Model::project_parted(const Matrix& qkv, int thread, float* out, size_t stride) {
+  const int queries = shape_.heads * shape_.head_dim / kPanel;
+  const auto some = [&](int row, int end, int panel) {
+    int first, last;
+    pool_.share(qkv.panels() - panel, thread, &first, &last);
+    if (row >= end || first >= last) return;
+    Rows view;
+    view.stride = size_t(qkv.padded_inputs());
+    view.q = rows_.q.data() + size_t(row) * view.stride;
+    view.scale = rows_.scale.data() + row;
+    view.sums = rows_.sums.data() + size_t(row) * size_t(qkv.groups());
+    view.count = end - row;
+    kernels_.multiply(qkv, view, panel + first, panel + last, out + size_t(row) * stride, stride,
+                      Store::kWrite);
+  };
+  some(0, active_, 0);
+  some(active_, tokens_, queries);
+}
+
+}  // namespace everloop
