@@ -62,6 +62,13 @@ class Settings:
     remote_model: str | None = _setting(
         None, "text", "models", "Model to ask `remote_url` for; without it, the name called."
     )
+    device: str = _setting(
+        "auto",
+        "choice",
+        "engine",
+        "Where models run: cpu, cuda, or auto: a GPU where there is one and the model is large.",
+        choices=("auto", "cpu", "cuda"),
+    )
     quantization: str = _setting(
         "auto",
         "choice",

@@ -180,6 +180,7 @@ def ids_of(events: list[Event]) -> list[int]:
 def poison_token(backend: Backend, token: int) -> None:
     """Makes a token's embedding NaN."""
     if isinstance(backend, EagerBackend):
+        assert isinstance(backend.runner, Runner)
         backend.runner._embedding = backend.runner._embedding.clone()
         backend.runner._embedding[token] = torch.nan
         return

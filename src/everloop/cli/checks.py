@@ -88,6 +88,8 @@ def kernels(settings: Settings) -> Check:
         bits, note = choose_bits(settings.quantization)
     except EverloopError as error:
         return _failure("kernels", error.message, "python native/build.py")
+    if settings.device != "cpu" and Path("/dev/nvidiactl").exists():
+        return _ok("kernels", "bfloat16 weights on the GPU for large models; else int8 or float32")
     if note:
         return _warning("kernels", note, "python native/build.py")
     if not bits:

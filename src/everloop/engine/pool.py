@@ -131,6 +131,7 @@ class EnginePool:
         settings = self._settings
         options = NativeOptions(
             quantization=settings.quantization,
+            device=settings.device,
             cache_dir=str(settings.home / "cache" / "packed"),
             threads=settings.threads,
             max_running=settings.max_running,

@@ -11,6 +11,8 @@ class NativeOptions:
 
     quantization: str = "auto"
     """Weights as int8, int4 or none (float32); auto: int8 where the compiled kernels run."""
+    device: str = "auto"
+    """cpu, cuda or auto: a GPU where there is one and the model is large enough to gain by it."""
     cache_dir: str | None = None
     """Folder for weights packed for the kernels; None: one in the system's temporary folder."""
     threads: int = 0

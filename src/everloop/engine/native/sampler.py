@@ -42,7 +42,7 @@ def sample(logits: Tensor, choices: Sequence[Choice], draws: Sequence[float]) ->
         if kind == "greedy":
             ids = part.argmax(-1)
         else:
-            u = torch.tensor([draws[i] for i in rows], dtype=torch.float64)[:, None]
+            u = torch.tensor([draws[i] for i in rows], dtype=torch.float64).to(part.device)[:, None]
             picked = [choices[i] for i in rows]
             ids = _draw_cut(part, picked, u) if kind == "cut" else _draw(part, picked, u)
         for i, token in zip(rows, ids.tolist(), strict=True):
@@ -53,24 +53,26 @@ def sample(logits: Tensor, choices: Sequence[Choice], draws: Sequence[float]) ->
 def adjust(row: Tensor, choice: Choice) -> None:
     """Applies penalties and bias to one row of logits (V,), in place."""
     if choice.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted(choice.prompt | choice.output.keys()))
+        seen = torch.tensor(sorted(choice.prompt | choice.output.keys()), device=row.device)
         if len(seen):
             kept = row[seen]
             factor = choice.repetition_penalty
             row[seen] = torch.where(kept > 0, kept / factor, kept * factor)
     if choice.output and (choice.presence_penalty or choice.frequency_penalty):
-        ids = torch.tensor(list(choice.output))
-        counts = torch.tensor(list(choice.output.values()), dtype=row.dtype)
+        ids = torch.tensor(list(choice.output), device=row.device)
+        counts = torch.tensor(list(choice.output.values()), dtype=row.dtype, device=row.device)
         row[ids] -= choice.frequency_penalty * counts + choice.presence_penalty
     if choice.logit_bias:
-        ids = torch.tensor(list(choice.logit_bias))
-        row[ids] += torch.tensor(list(choice.logit_bias.values()), dtype=row.dtype)
+        ids = torch.tensor(list(choice.logit_bias), device=row.device)
+        bias = torch.tensor(list(choice.logit_bias.values()), dtype=row.dtype, device=row.device)
+        row[ids] += bias
 
 
 def _weights(logits: Tensor, choices: Sequence[Choice]) -> Tensor:
     """exp((x - max) / temperature): unnormalized probabilities, the largest is 1."""
     # Below 1e-6 float32 would underflow; nothing but the largest logit has weight there anyway.
-    temperatures = torch.tensor([max(c.temperature, 1e-6) for c in choices])[:, None]
+    heat = torch.tensor([max(c.temperature, 1e-6) for c in choices])
+    temperatures = heat.to(logits.device)[:, None]
     return logits.sub(logits.amax(-1, keepdim=True)).div_(temperatures).exp_()
 
 
@@ -88,7 +90,7 @@ def _draw_cut(logits: Tensor, choices: Sequence[Choice], u: Tensor) -> Tensor:
     weights = _weights(logits, choices)
     totals = weights.cumsum(-1, dtype=torch.float64)[:, -1:]
     size = logits.shape[-1]
-    tokens = torch.zeros(len(choices), dtype=torch.int64)
+    tokens = torch.zeros(len(choices), dtype=torch.int64, device=logits.device)
     rows = list(range(len(choices)))
     for level in (*CANDIDATES, size):
         if level < size:
@@ -112,13 +114,13 @@ def _cut(
     row whether these n were enough to know. `totals` are the sums over the whole vocabulary."""
     n = best.shape[1]
     best = best.double()
-    ks = torch.tensor([min(c.top_k or _ALL, _ALL) for c in choices])[:, None]
-    ranks = torch.arange(n)
+    ks = torch.tensor([min(c.top_k or _ALL, _ALL) for c in choices]).to(best.device)[:, None]
+    ranks = torch.arange(n, device=best.device)
     kept = torch.where(ranks < ks, best, 0.0)
     sums = kept.cumsum(-1)
     totals = torch.where(ks <= n, sums[:, -1:], totals)
-    top_p = torch.tensor([c.top_p for c in choices], dtype=torch.float64)[:, None]
-    min_p = torch.tensor([c.min_p for c in choices], dtype=torch.float64)[:, None]
+    limits = torch.tensor([[c.top_p, c.min_p] for c in choices], dtype=torch.float64)
+    top_p, min_p = limits.to(best.device).split(1, dim=1)
     # A token stays while those before it don't reach top_p; the first one always stays.
     stays = ((sums - kept < top_p * totals) | (top_p >= 1.0)) & (kept >= min_p)
     stays[:, 0] = True
