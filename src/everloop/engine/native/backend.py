@@ -91,7 +91,8 @@ class Backend(ABC):
     call. Not thread-safe; one per process.
 
     What is computed for a token depends on its sequence alone, bit for bit: not on its neighbours
-    in the batch, on how its text was cut in pieces, or on what the cache held before.
+    in the batch, on how its text was cut in pieces, or on what the cache held before. (On a GPU
+    only within rounding: see `device`.)
     """
 
     name: str  # for logs and `doctor`
@@ -149,25 +150,7 @@ class Backend(ABC):
         """Zeroes blocks that may hold NaN or infinity: a masked value is multiplied by zero, which
         would spread them to the block's next holder."""
 
+    @abstractmethod
     def write(self, writers: Sequence[Writer], steps: int) -> list[list[int]]:
         """Up to `steps` tokens for every writer, in as many steps, until one of them ends; the
         tables cover them. Returns the tokens of each step; -1 as in `verify`."""
-        made: list[list[int]] = []
-        left: list[bool] = []
-        last = [w.id for w in writers]
-        while len(made) < steps:
-            fine = self.forward(
-                [
-                    Rows(ids=(token,), start=w.position + len(made), table=w.table, exit=w.exit)
-                    for w, token in zip(writers, last, strict=True)
-                ]
-            )
-            left += self.left()
-            logits = self.logits(range(len(writers)))
-            drawn = self.verify(logits, [w.sampler for w in writers], [()] * len(writers))
-            last = [tokens[0] if ok else -1 for tokens, ok in zip(drawn, fine, strict=True)]
-            made.append(last)
-            if any(t < 0 or t in w.ends for t, w in zip(last, writers, strict=True)):
-                break
-        self._left = left
-        return made

@@ -1,4 +1,4 @@
-"""The model in PyTorch, float32 weights: where there is no compiler, and to check the kernels."""
+"""The model in PyTorch: on a GPU, where there is no compiler, and to check the kernels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from everloop.engine.native.backend import Backend, Choice, Floats, Rows, Sampler, Top
+from everloop.engine.native.backend import (
+    Backend,
+    Choice,
+    Floats,
+    Rows,
+    Sampler,
+    Top,
+    Writer,
+)
+from everloop.engine.native.device import DeviceRunner
 from everloop.engine.native.leaving import Leaving
 from everloop.engine.native.noise import uniform
 from everloop.engine.native.runner import Runner
@@ -31,15 +40,15 @@ class EagerSampler(Sampler):
 
 
 class EagerBackend(Backend):
-    """Steps of a `Runner`."""
+    """Steps of a runner: float32 on the CPU, or on a device."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner | DeviceRunner) -> None:
         self.runner = runner
-        self.name = f"float32 weights, PyTorch ({runner.kind.name})"
+        self.name = runner.name
         self.threads = torch.get_num_threads()
         self.vocab_size = runner.config.vocab_size
         self.block_size = runner.block_size
-        self.blocks = runner.cache.keys.shape[1]
+        self.blocks = runner.blocks
         self._hidden = torch.empty(0)
         self._gates: dict[int, Gate] = {}
 
@@ -59,10 +68,10 @@ class EagerBackend(Backend):
         return out
 
     def hidden(self, rows: Sequence[int]) -> Floats:
-        return cast(Floats, self._hidden[list(rows)].numpy())
+        return cast(Floats, self._hidden[list(rows)].float().cpu().numpy())
 
     def logits(self, rows: Sequence[int]) -> Floats:
-        return cast(Floats, self.runner.head(self._hidden[list(rows)]).numpy())
+        return cast(Floats, self.runner.head(self._hidden[list(rows)]).cpu().numpy())
 
     @torch.inference_mode()
     def logprobs(
@@ -84,7 +93,34 @@ class EagerBackend(Backend):
     def verify(
         self, logits: Floats, samplers: Sequence[Sampler], drafts: Sequence[Sequence[int]]
     ) -> list[list[int]]:
-        rows = torch.from_numpy(logits)
+        return self._verify(torch.from_numpy(logits), samplers, drafts)
+
+    @torch.inference_mode()
+    def write(self, writers: Sequence[Writer], steps: int) -> list[list[int]]:
+        made: list[list[int]] = []
+        left: list[bool] = []
+        last = [w.id for w in writers]
+        samplers, nothing = [w.sampler for w in writers], [()] * len(writers)
+        while len(made) < steps:
+            fine = self.forward(
+                [
+                    Rows(ids=(token,), start=w.position + len(made), table=w.table, exit=w.exit)
+                    for w, token in zip(writers, last, strict=True)
+                ]
+            )
+            left += self.left()
+            # Sampled where the logits are: on a GPU they would take longer to come here.
+            drawn = self._verify(self.runner.head(self._hidden), samplers, nothing)
+            last = [tokens[0] if ok else -1 for tokens, ok in zip(drawn, fine, strict=True)]
+            made.append(last)
+            if any(t < 0 or t in w.ends for t, w in zip(last, writers, strict=True)):
+                break
+        self._left = left
+        return made
+
+    def _verify(
+        self, rows: Tensor, samplers: Sequence[Sampler], drafts: Sequence[Sequence[int]]
+    ) -> list[list[int]]:
         fine = rows.sum(-1).isfinite().tolist()
         starts = [0]
         for draft in drafts[:-1]:

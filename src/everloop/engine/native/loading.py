@@ -6,6 +6,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from everloop.engine.native import library
 from everloop.engine.native.backend import Backend
@@ -15,6 +16,9 @@ from everloop.engine.native.options import NativeOptions
 from everloop.errors import InvalidRequest
 from everloop.model.config import ModelConfig
 from everloop.model.early_exit import EarlyExits
+
+if TYPE_CHECKING:
+    from everloop.model.transformer import Transformer
 
 SMALL = 20_000_000
 """Matrix weights below which a product takes no longer than waking a second thread, and many
@@ -40,7 +44,9 @@ def load_backend(directory: Path, adapter: Path | None, options: NativeOptions) 
     numbers; DataError for files that are broken.
     """
     bits, note = choose_bits(options.quantization)
-    if bits:
+    if on_gpu(directory, options):
+        loaded = _gpu(directory, adapter, options)
+    elif bits:
         loaded = _compiled(directory, adapter, options, bits)
     else:
         loaded = _eager(directory, adapter, options, note)
@@ -76,6 +82,36 @@ def choose_bits(quantization: str) -> tuple[int, str]:
     return BITS.get(quantization, 8), ""
 
 
+def on_gpu(directory: Path, options: NativeOptions) -> bool:
+    """Whether the model goes to a GPU. InvalidRequest where one is asked for and can't be had."""
+    if options.device == "cpu":
+        return False
+    wanted = options.device == "cuda"
+    quantized = options.quantization not in ("auto", "none")
+    if wanted and quantized:
+        raise InvalidRequest(
+            f"device=cuda serves bfloat16 weights, not quantization={options.quantization}: set "
+            "quantization=auto, or device=cpu.",
+            param="quantization",
+        )
+    if not wanted:
+        # Looked at before PyTorch is loaded, which takes a second and 200 MB.
+        if quantized or not Path("/dev/nvidiactl").exists():
+            return False
+        if is_small(ModelConfig.load(directory)):
+            return False
+    import torch
+
+    found = torch.cuda.is_available()
+    if wanted and not found:
+        raise InvalidRequest(
+            "device=cuda, but PyTorch finds no CUDA device here (look at `nvidia-smi`, and whether "
+            "this PyTorch is a CUDA build). device=cpu works without one.",
+            param="device",
+        )
+    return found
+
+
 def _compiled(directory: Path, adapter: Path | None, options: NativeOptions, bits: int) -> Loaded:
     from everloop.engine.native.compiled import CompiledBackend
     from everloop.engine.native.packed import open_packed
@@ -103,20 +139,41 @@ def _eager(directory: Path, adapter: Path | None, options: NativeOptions, note: 
 
     from everloop.engine.native.eager import EagerBackend
     from everloop.engine.native.runner import Runner
-    from everloop.model import checkpoint
 
-    if adapter is None:
-        config, model = checkpoint.load(directory)
-    else:
-        from everloop.model.lora import load_merged
-
-        config, model = load_merged(adapter, directory)
+    config, model = _weights(directory, adapter)
     torch.set_num_threads(_threads(config, options))
     size = options.block_size
     blocks = plan_blocks(config, options, available_memory(), block_size=size, width=4)
     runner = Runner(config, model, blocks=blocks, block_size=size)
     kv_bytes = blocks * size * token_bytes(config, width=4)
     return Loaded(config=config, backend=EagerBackend(runner), kv_bytes=kv_bytes, note=note)
+
+
+def _gpu(directory: Path, adapter: Path | None, options: NativeOptions) -> Loaded:
+    import torch
+
+    from everloop.engine.native.device import DeviceRunner
+    from everloop.engine.native.eager import EagerBackend
+
+    config, model = _weights(directory, adapter)
+    device = torch.device("cuda")
+    model = model.to(device=device, dtype=torch.bfloat16)
+    size = options.block_size
+    free = torch.cuda.mem_get_info(device)[0]
+    blocks = plan_blocks(config, options, free, block_size=size, width=2)
+    runner = DeviceRunner(config, model, blocks=blocks, block_size=size, device=device)
+    kv_bytes = blocks * size * token_bytes(config, width=2)
+    return Loaded(config=config, backend=EagerBackend(runner), kv_bytes=kv_bytes)
+
+
+def _weights(directory: Path, adapter: Path | None) -> tuple[ModelConfig, Transformer]:
+    from everloop.model import checkpoint
+
+    if adapter is None:
+        return checkpoint.load(directory)
+    from everloop.model.lora import load_merged
+
+    return load_merged(adapter, directory)
 
 
 def _threads(config: ModelConfig, options: NativeOptions) -> int:

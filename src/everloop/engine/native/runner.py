@@ -28,7 +28,7 @@ class Runner:
     def __init__(
         self, config: ModelConfig, model: Transformer, *, blocks: int, block_size: int
     ) -> None:
-        self.config, self.block_size = config, block_size
+        self.config, self.blocks, self.block_size = config, blocks, block_size
         with torch.inference_mode():
             self._load(config, model, blocks)
 
@@ -37,6 +37,7 @@ class Runner:
         layers = [cast(Block, block) for block in model.model.layers]
         head = (model.lm_head.weight.detach(), None)
         self.kind = choose([*_fuse(layers[0]), head])
+        self.name = f"float32 weights, PyTorch ({self.kind.name})"
         self._embedding = model.model.embed_tokens.weight.detach()
         self._layers = [_Layer(config, block, self.kind) for block in layers]
         self.norm = RowNorm(model.model.norm.weight, config.rms_norm_eps)
