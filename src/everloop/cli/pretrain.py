@@ -35,6 +35,9 @@ def pretrain(
     weight_decay: Annotated[float | None, typer.Option(help="On matrices, down to 0.")] = None,
     warmup_steps: Annotated[int | None, typer.Option(help="Steps to the full rate.")] = None,
     warmdown: Annotated[float | None, typer.Option(help="Last part with falling rate.")] = None,
+    exit_loss: Annotated[
+        float | None, typer.Option(help="Weight of an earlier layer's loss, for early exits.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Weights and data order.")] = 0,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
@@ -71,6 +74,7 @@ def pretrain(
         weight_decay=weight_decay,
         warmup_steps=warmup_steps,
         warmdown=warmdown,
+        exit_loss=exit_loss,
         seed=seed,
         precision=precision,
         compile=compile_,

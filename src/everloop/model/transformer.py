@@ -185,8 +185,10 @@ class Transformer(nn.Module):
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
         cache: Cache | None = None,
+        exit_layer: int = 0,
     ) -> Tensor:
-        """States after the final norm (B, T, C); arguments as in `forward`."""
+        """States after the final norm (B, T, C); arguments as in `forward`. With `exit_layer`,
+        (2, B, T, C): the states after that many layers, through the same norm, come first."""
         past = 0 if cache is None else cache.length
         length = ids_BT.shape[1]
         if positions_BT is None:
@@ -203,7 +205,9 @@ class Transformer(nn.Module):
             x, present = block(x, cos, sin, masks[window], layer_past)
             if cache is not None:
                 cache.layers[i : i + 1] = [present]
-        out: Tensor = self.model.norm(x)
+            if i + 1 == exit_layer:
+                early = x
+        out: Tensor = self.model.norm(torch.stack((early, x)) if exit_layer else x)
         return out
 
     def initialize(self, seed: int) -> None:

@@ -36,6 +36,13 @@ def nats(model: Transformer, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]
     Only positions with a target go through the head: in tuning data most have none.
     """
     hidden = model.hidden(inputs["ids_BT"], inputs["positions_BT"], inputs["documents_BT"])
+    return head_nats(model, hidden, inputs)
+
+
+def head_nats(
+    model: Transformer, hidden: Tensor, inputs: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """As `nats`, from states (B, T, C) after the final norm."""
     targets = inputs["targets_BT"]
     wanted = targets != IGNORE
     device = hidden.device.type

@@ -34,6 +34,8 @@ class Options:
     weight_decay: float | None = None
     warmup_steps: int | None = None
     warmdown: float | None = None
+    exit_loss: float | None = None
+    """Weight of an earlier layer's loss; 0: the model speaks after its last layer only."""
     seed: int = 0
     lora_rank: int = 0
     """0: tune all weights; else adapters of this rank."""

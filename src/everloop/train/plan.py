@@ -44,6 +44,8 @@ class Plan:
     final_lr: float
     """Fraction of the peak rate at the end."""
     seed: int = 0
+    exit_loss: float = 0.0
+    """Weight of the loss of an earlier layer's state, so that tokens may leave there."""
 
     def __post_init__(self) -> None:
         for name in ("sequence_length", "batch_tokens", "micro_rows", "tokens"):
@@ -51,7 +53,8 @@ class Plan:
                 raise InvalidRequest(
                     f"{name}={getattr(self, name)} must be at least 1.", param=name
                 )
-        for name in ("matrix_lr", "embedding_lr", "head_lr", "scalar_lr", "weight_decay"):
+        rates = ("matrix_lr", "embedding_lr", "head_lr", "scalar_lr")
+        for name in (*rates, "weight_decay", "exit_loss"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InvalidRequest(f"{name}={getattr(self, name)} must be 0 or more.", param=name)
         for name in ("warmup_steps", "seed"):

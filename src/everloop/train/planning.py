@@ -16,6 +16,7 @@ from everloop.errors import InvalidRequest
 from everloop.model.config import ModelConfig
 from everloop.model.tokenizer import END_OF_TEXT, TURN_END, Tokenizer
 from everloop.train.distributed import Processes
+from everloop.train.exits import exit_layers
 from everloop.train.loader import Loader
 from everloop.train.options import Kind, Options
 from everloop.train.plan import Plan, derive, micro_rows, size_config, size_for
@@ -86,6 +87,12 @@ def plan_tuning(
 def _derive(
     config: ModelConfig, tokens: int, kind: Kind, options: Options, processes: Processes
 ) -> Plan:
+    if options.exit_loss and not exit_layers(config):
+        raise InvalidRequest(
+            "--exit-loss needs a model of at least 2 layers: one to leave after, and one to leave "
+            "out.",
+            param="exit_loss",
+        )
     gpu = processes.device.type == "cuda"
     return derive(
         config,
@@ -102,6 +109,7 @@ def _derive(
         warmup_steps=options.warmup_steps,
         warmdown=options.warmdown,
         seed=options.seed,
+        exit_loss=options.exit_loss,
     )
 
 
@@ -140,6 +148,10 @@ def _measure(
 def show(plan: Plan, config: ModelConfig) -> str:
     """The derived numbers as printed before a run."""
     flops = plan.tokens * config.flops_per_token(plan.sequence_length // 2)
+    exits = ""
+    if plan.exit_loss:
+        layers = " and ".join(map(str, exit_layers(config)))
+        exits = f"\nThe states after {layers} layers learn to speak, weight {plan.exit_loss:g}."
     return (
         f"{plan.tokens:,} tokens in {plan.steps:,} steps of {plan.batch_tokens:,} "
         f"({plan.rows} rows × {plan.sequence_length}, {plan.micro_rows} at once), "
@@ -147,6 +159,7 @@ def show(plan: Plan, config: ModelConfig) -> str:
         f"Rates: matrices {plan.matrix_lr:.4g} (Muon), embedding {plan.embedding_lr:.4g}, head "
         f"{plan.head_lr:.4g}, norms {plan.scalar_lr:.4g} (AdamW); decay {plan.weight_decay:g}; "
         f"{plan.warmup_steps} steps up, the last {plan.warmdown:.0%} down to {plan.final_lr:.0%}."
+        f"{exits}"
     )
 
 
@@ -192,9 +205,9 @@ def read_plan(
     same("lora_rank", options.lora_rank, value.get("lora_rank", options.lora_rank))
     same("data", data, value.get("data", data))
     given = {k: v for k, v in asdict(options).items() if v is not None}
-    for name in value["plan"].keys() - {"tokens", "seed"}:
-        if name in given:
-            same(name, given[name], value["plan"][name])
+    for name, begun in asdict(plan).items():
+        if name in given and name not in ("tokens", "seed"):
+            same(name, given[name], begun)
     for name in _DIALS:
         if name in given and "dial" in value:
             same(name, given[name], value["dial"][name])

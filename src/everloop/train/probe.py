@@ -10,7 +10,7 @@ import torch
 
 from everloop.model.config import ModelConfig
 from everloop.model.transformer import Transformer
-from everloop.train import loss
+from everloop.train import exits, loss
 from everloop.train.distributed import Processes
 from everloop.train.loader import Loader
 from everloop.train.plan import Plan
@@ -59,7 +59,7 @@ def training_speed(
 
     def run(bf16: bool) -> None:
         with torch.autocast(processes.device.type, dtype=torch.bfloat16, enabled=bf16):
-            nats, _ = loss.nats(model, inputs)
+            nats, _ = exits.objective(model, inputs, weight=plan.exit_loss, step=0)
         (nats / tokens).backward()  # type: ignore[no-untyped-call]
 
     best = Speed(tokens_per_s=0.0, flops_per_s=0.0, bf16=False)

@@ -21,11 +21,14 @@ from everloop.data.files import disk_errors
 from everloop.data.pack import PackedDataset
 from everloop.errors import InvalidRequest
 from everloop.model import checkpoint as model_files
+from everloop.model import early_exit
 from everloop.model.atomic import new_directory
 from everloop.model.config import ModelConfig
+from everloop.model.early_exit import EarlyExits
 from everloop.model.tokenizer import Tokenizer
 from everloop.model.transformer import Transformer
 from everloop.train import checkpoint, distributed, provenance
+from everloop.train.calibrate import calibrate, require_held_out
 from everloop.train.distributed import Processes, whole
 from everloop.train.interrupt import interrupted
 from everloop.train.loader import Loader
@@ -118,6 +121,12 @@ def finetune(base: Path, data_dir: Path, out: Path, options: Options, say: Say =
     data = PackedDataset(data_dir, "train")
     _check_tokenizer(data, base)
     kind: Kind = "lora" if options.lora_rank else "finetune"
+    if options.exit_loss and options.lora_rank:
+        raise InvalidRequest(
+            "--exit-loss tunes all weights, so that earlier layers learn to speak: leave --lora "
+            "out.",
+            param="exit_loss",
+        )
     with _joined(options, say) as (processes, say):
         config, model = model_files.load(base)
         model = _owned(model)
@@ -157,6 +166,8 @@ def require_unfinished(out: Path) -> None:
 
 def _train(model: Transformer, run: _Run) -> Outcome:
     plan, processes, out, say = run.plan, run.processes, run.out, run.say
+    if plan.exit_loss:
+        require_held_out(run.data)
     loader = Loader(
         run.data,
         sequence_length=plan.sequence_length,
@@ -218,7 +229,7 @@ def _train(model: Transformer, run: _Run) -> Outcome:
 
 
 def _finish(model: Transformer, run: _Run, outcome: Outcome) -> None:
-    """Writes the model, its record and the loss curve. Every process must call it."""
+    """Writes the model, its record, its exits and the loss curve. Every process must call it."""
     weights = {n: whole(t).detach().cpu() for n, t in model.state_dict().items()}
     target = run.out / "model"
     if run.processes.first:
@@ -244,9 +255,32 @@ def _finish(model: Transformer, run: _Run, outcome: Outcome) -> None:
             )
             text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
             (work / "run.json").write_text(text, encoding="utf-8")
+            if run.plan.exit_loss:
+                exits = _exits(work, run)
+                (work / early_exit.FILE).write_text(exits.to_json(), encoding="utf-8")
         plot_losses(run.out)
         run.say(f"{target} is ready ({outcome.seconds / 60:.1f} minutes).")
     run.processes.barrier()
+
+
+def _exits(directory: Path, run: _Run) -> EarlyExits:
+    """When tokens may leave the model in `directory` early, measured on held-out text."""
+    device = run.processes.device
+    _, model = model_files.load(directory)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=run.bf16):
+        exits = calibrate(
+            model.to(device),
+            PackedDataset(run.data_dir, "validation"),
+            sequence_length=run.plan.sequence_length,
+            rows=run.plan.micro_rows,
+        )
+    best = exits.points[-1]
+    run.say(
+        f"Early exits: {len(exits.points)} points measured on {exits.tokens:,} held-out tokens, "
+        f"from {exits.points[0].agreement:.2%} agreement down to {best.agreement:.2%}, where "
+        f"{best.exited:.0%} of them leave after {best.layer} of {exits.layers} layers."
+    )
+    return exits
 
 
 def _validation(run: _Run) -> Callable[[Transformer], dict[str, float]] | None:

@@ -14,7 +14,7 @@ import torch
 
 from everloop.errors import InvalidRequest
 from everloop.model.transformer import Transformer
-from everloop.train import checkpoint, loss
+from everloop.train import checkpoint, exits, loss
 from everloop.train.distributed import Processes
 from everloop.train.loader import Batch, Loader
 from everloop.train.optimizer import Optimizer
@@ -73,11 +73,12 @@ class Trainer:
         ours = self.plan.to_json()
         # The length may change: a run can be shortened or prolonged where it stands.
         free = ("tokens", "steps")
-        different = [k for k, v in ours.items() if k not in free and state.plan.get(k) != v]
+        theirs = {"exit_loss": 0.0, **state.plan}  # which earlier versions didn't know
+        different = [k for k, v in ours.items() if k not in free and theirs.get(k) != v]
         if different:
             raise InvalidRequest(
                 f"{path} was trained with other settings: "
-                + ", ".join(f"{k}={state.plan.get(k)} (now {ours[k]})" for k in different)
+                + ", ".join(f"{k}={theirs.get(k)} (now {ours[k]})" for k in different)
                 + ". Give the same ones, or another --out.",
                 param=different[0],
             )
@@ -157,10 +158,12 @@ class Trainer:
             micro = mine.rows(start, start + self.plan.micro_rows)
             inputs = loss.tensors(micro, self.processes.device)
             with self.autocast():
-                nats, _ = loss.nats(self.model, inputs)
+                objective, nats = exits.objective(
+                    self.model, inputs, weight=self.plan.exit_loss, step=self.done
+                )
             # Divided by the targets of the whole batch, not of this part: gradient accumulation
             # and more processes must not change what is learnt (transformers #34191).
-            (nats / total).backward()  # type: ignore[no-untyped-call]
+            (objective / total).backward()  # type: ignore[no-untyped-call]
             local += float(nats.detach())
         self.processes.sum_gradients(self.model)
         self.optimizer.step()
