@@ -26,6 +26,8 @@ COMMON = ["-std=c++20", "-O3", "-fPIC", "-Wall", "-Wextra", "-pthread"]
 COMMON += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 
 X86 = {
+    "avx512bf16": "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512bf16 -mavx2 "
+    "-mfma -mf16c -mprefer-vector-width=512",
     "avx512vnni": "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx2 -mfma -mf16c "
     "-mprefer-vector-width=512",
     "avx2": "-mavx2 -mfma -mf16c",

@@ -95,8 +95,7 @@ void Model::part(const Piece* pieces) {
     for (int t = 0; t < pieces[i].length;) {
       int run = 0;
       while (t + run < pieces[i].length && run < most && !left_[row + t + run]) ++run;
-      for (int head = 0; run && head < shape_.kv_heads; ++head)
-        work_.push_back({int32_t(i), place_[row + t], t, run, head});
+      if (run) tile(int(i), place_[row + t], t, run, int(exits_.size()));
       t += std::max(run, 1);
     }
     row += pieces[i].length;

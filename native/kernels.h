@@ -6,19 +6,31 @@ namespace everloop {
 
 constexpr int kBlock = 32;           // tokens in a block of the key-value cache
 constexpr int kAttentionRows = 24;   // query rows of one piece of attention work
+constexpr int kAttentionHeads = 8;   // its key/value heads at most
 
-// Queries of `tokens` consecutive tokens of one sequence for the `group` query heads that share one
-// key/value head. The token at `position` is the first; its own key is in the cache already.
+// Channels of a head in the cache: filled up with zeros to whole vectors.
+inline int cache_width(int dim) { return (dim + 15) / 16 * 16; }
+
+// Bytes of one head's block of keys or values, `bits` a number; 8 bits have a scale a token behind.
+inline size_t head_bytes(int dim, int bits) {
+  const size_t numbers = size_t(kBlock) * cache_width(dim);
+  return bits == 8 ? numbers + kBlock * sizeof(float) : 2 * numbers;
+}
+
+// Queries of `tokens` consecutive tokens of one sequence for `heads` neighbouring key/value heads, of
+// which each serves `group` query heads: kAttentionRows rows at most. The token at `position` is the
+// first; its own key is in the cache already.
 struct Attention {
-  const float* queries;  // rotated and scaled; a token's heads side by side
+  const float* queries;  // rotated and scaled by log2(e) / sqrt(dim); a token's heads side by side
   size_t token_stride;   // floats between tokens
-  const uint16_t* keys;    // of this layer and head: block b at keys + table[b] * block_stride
-  const uint16_t* values;
-  size_t block_stride;   // float16 values between blocks
+  const uint8_t* keys;   // of this layer and the first head: block b at keys + table[b] * block_stride
+  const uint8_t* values;
+  size_t block_stride, head_stride;  // bytes
   const int32_t* table;  // block numbers of the sequence
   float* out;
   size_t out_stride;  // floats between tokens
-  int dim, group, tokens, position;
+  int bits;           // of a number in the cache: 16 or 8
+  int dim, group, heads, tokens, position;
   int window;  // tokens that a query sees, itself included; 0: all
 };
 
@@ -32,9 +44,9 @@ struct Kernels {
   void (*norm)(const float* x, const float* weight, int n, float eps, float* out);
   void (*rotate)(float* head, const float* weight, int dim, float eps, const float* cosine,
                  const float* sine, float scale);
-  // Writes one head's key (transposed) and value of a token into its block.
-  void (*remember)(const float* key, const float* value, int dim, int slot, uint16_t* key_block,
-                   uint16_t* value_block);
+  // Writes one head's key and value of a token into its block: see cache.h.
+  void (*remember)(const float* key, const float* value, int dim, int bits, int slot,
+                   uint8_t* key_block, uint8_t* value_block);
   void (*attend)(const Attention& work, float* scratch);
   // Index of the largest value, the lowest of equal ones; -1 if any is NaN or infinite.
   int (*argmax)(const float* x, int n);
@@ -42,12 +54,19 @@ struct Kernels {
   bool (*weigh)(const float* x, int n, float temperature, float* w, double* sum);
 };
 
-// Floats of scratch that `attend` needs for a context of `tokens`.
-inline size_t attention_scratch(int dim, int tokens) {
-  const size_t width = (size_t(tokens) + 2 * kBlock - 1) / kBlock * kBlock;
-  return size_t(kBlock + kAttentionRows) * dim + kAttentionRows * width;
+// Floats between the scores of two rows over a context of `tokens`: not a power of two, which would
+// put all rows into the same few places of the cache.
+inline size_t score_stride(int tokens) {
+  return (size_t(tokens) + 2 * kBlock - 1) / kBlock * kBlock + 16;
 }
 
+// Floats of scratch that `attend` needs for a context of `tokens`.
+inline size_t attention_scratch(int dim, int tokens) {
+  return (kBlock + 2 * kAttentionRows) * size_t(cache_width(dim)) +
+         (kAttentionRows + 2 * kAttentionHeads) * score_stride(tokens);
+}
+
+namespace avx512bf16 { extern const Kernels kernels; }
 namespace avx512vnni { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }
 namespace portable { extern const Kernels kernels; }

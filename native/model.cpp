@@ -13,12 +13,14 @@ namespace everloop {
 
 namespace {
 
-uint16_t* reserve(size_t bytes) {
-  // Pages become resident when a block is first used; huge ones spare the address translation.
+uint8_t* reserve(size_t bytes) {
+  // Pages become resident when a block is first used; huge ones, where there are any, spare looking
+  // up addresses.
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
-  return static_cast<uint16_t*>(memory);
+  madvise(memory, bytes, MADV_HUGEPAGE);
+  return static_cast<uint8_t*>(memory);
 }
 
 int round_up(int x, int multiple) { return (x + multiple - 1) / multiple * multiple; }
@@ -27,7 +29,7 @@ int round_up(int x, int multiple) { return (x + multiple - 1) / multiple * multi
 
 Model::Model(const Shape& shape, const Kernels& kernels, int threads, int blocks, int max_tokens)
     : shape_(shape), kernels_(kernels), pool_(threads), blocks_(blocks), max_tokens_(max_tokens),
-      head_values_(size_t(kBlock) * shape.head_dim), layers_(shape.layers), gates_(shape.layers) {
+      head_bytes_(head_bytes(shape.head_dim, shape.kv_bits)), layers_(shape.layers), gates_(shape.layers) {
   const size_t heads = size_t(shape.heads) + 2 * size_t(shape.kv_heads);
   const size_t tokens = size_t(max_tokens);
   x_.resize(tokens * shape.hidden);
@@ -47,7 +49,7 @@ Model::Model(const Shape& shape, const Kernels& kernels, int threads, int blocks
   rows_.sums.resize(tokens * rows_.groups);
   scratch_.resize(threads < 1 ? 1 : threads);
   spaces_.resize(scratch_.size());
-  cache_bytes_ = size_t(shape.layers) * blocks * shape.kv_heads * head_values_ * 2;
+  cache_bytes_ = size_t(shape.layers) * blocks * shape.kv_heads * head_bytes_;
   keys_ = reserve(cache_bytes_);
   values_ = reserve(cache_bytes_);
 }
@@ -65,8 +67,8 @@ void Model::set_ends(const Matrix& embedding, const Matrix& head, const float* n
   frequencies_ = frequencies;
 }
 
-uint16_t* Model::block(uint16_t* base, int layer, int block, int head) const {
-  return base + ((size_t(layer) * blocks_ + block) * shape_.kv_heads + head) * head_values_;
+uint8_t* Model::block(uint8_t* base, int layer, int block, int head) const {
+  return base + ((size_t(layer) * blocks_ + block) * shape_.kv_heads + head) * head_bytes_;
 }
 
 void Model::plan(const Piece* pieces, int count) {
@@ -78,8 +80,7 @@ void Model::plan(const Piece* pieces, int count) {
   for (int i = 0; i < count; ++i) {
     const Piece& piece = pieces[i];
     for (int t = 0; t < piece.length; t += most)
-      for (int head = 0; head < shape_.kv_heads; ++head)
-        work_.push_back({i, tokens_ + t, t, std::min(most, piece.length - t), head});
+      tile(i, tokens_ + t, t, std::min(most, piece.length - t), count);
     for (int t = 0; t < piece.length; ++t) positions_[tokens_ + t] = piece.start + t;
     tokens_ += piece.length;
     longest = std::max(longest, piece.start + piece.length);
@@ -87,6 +88,17 @@ void Model::plan(const Piece* pieces, int count) {
   const size_t need = attention_scratch(shape_.head_dim, longest);
   for (auto& scratch : scratch_)
     if (scratch.size() < need) scratch.resize(need * 5 / 4);
+}
+
+void Model::tile(int piece, int row, int token, int tokens, int pieces) {
+  // Few rows wait for memory, which gives neighbouring heads faster together: as many as leave
+  // something to do for every thread.
+  const int heads = shape_.kv_heads, rows = tokens * (shape_.heads / heads);
+  const int parts = std::max(1, pool_.count() / pieces);
+  const int most = std::min((heads + parts - 1) / parts, kAttentionHeads);
+  const int together = std::clamp(kAttentionRows / rows, 1, most);
+  for (int head = 0; head < heads; head += together)
+    work_.push_back({piece, row, token, tokens, head, std::min(together, heads - head)});
 }
 
 void Model::forward(const Piece* pieces, int count, const int32_t* ids, const int32_t* tables,
@@ -196,7 +208,7 @@ void Model::remember(int index, int first, int last) {
   const Layer& layer = layers_[index];
   const int dim = shape_.head_dim, half = dim / 2;
   const size_t wide = size_t(shape_.heads + 2 * shape_.kv_heads) * dim;
-  const float scale = 1.0f / std::sqrt(float(dim));
+  const float scale = 1.44269504f / std::sqrt(float(dim));  // weights are powers of two
   for (int row = first; row < last; ++row) {
     float* q = qkv_.data() + row * wide;
     float* k = q + size_t(shape_.heads) * dim;
@@ -207,7 +219,8 @@ void Model::remember(int index, int first, int last) {
       kernels_.rotate(q + size_t(h) * dim, layer.q_norm, dim, shape_.eps, cosine, sine, scale);
     for (int h = 0; h < shape_.kv_heads; ++h) {
       kernels_.rotate(k + size_t(h) * dim, layer.k_norm, dim, shape_.eps, cosine, sine, 1.0f);
-      kernels_.remember(k + size_t(h) * dim, v + size_t(h) * dim, dim, positions_[row] % kBlock,
+      kernels_.remember(k + size_t(h) * dim, v + size_t(h) * dim, dim, shape_.kv_bits,
+                        positions_[row] % kBlock,
                         block(keys_, index, slots_[row], h), block(values_, index, slots_[row], h));
     }
   }
@@ -220,7 +233,9 @@ void Model::attend(int index, int thread, const Piece* pieces, const int32_t* ta
   Attention a;
   a.token_stride = wide;
   a.out_stride = narrow;
-  a.block_stride = size_t(shape_.kv_heads) * head_values_;
+  a.block_stride = size_t(shape_.kv_heads) * head_bytes_;
+  a.head_stride = head_bytes_;
+  a.bits = shape_.kv_bits;
   a.dim = dim;
   a.group = group;
   a.window = layers_[index].window;
@@ -234,6 +249,7 @@ void Model::attend(int index, int thread, const Piece* pieces, const int32_t* ta
     a.keys = block(keys_, index, 0, work.head);
     a.values = block(values_, index, 0, work.head);
     a.table = tables + piece.first_block;
+    a.heads = work.heads;
     a.tokens = work.tokens;
     a.position = piece.start + work.token;
     kernels_.attend(a, scratch_[thread].data());
@@ -278,7 +294,7 @@ void Model::sample(Sampler* const* samplers, int count, const float* logits, int
 void Model::clear(const int32_t* blocks, int count) {
   for (int layer = 0; layer < shape_.layers; ++layer)
     for (int i = 0; i < count; ++i) {
-      const size_t bytes = head_values_ * shape_.kv_heads * sizeof(uint16_t);
+      const size_t bytes = head_bytes_ * shape_.kv_heads;
       std::memset(block(keys_, layer, blocks[i], 0), 0, bytes);
       std::memset(block(values_, layer, blocks[i], 0), 0, bytes);
     }

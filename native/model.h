@@ -15,6 +15,7 @@ namespace everloop {
 struct Shape {  // mirrored by library.py
   int32_t vocabulary, hidden, inner, layers, heads, kv_heads, head_dim, qk_norm;
   float eps;
+  int32_t kv_bits;  // of a number in the cache: 16 or 8
 };
 
 struct Layer {
@@ -76,7 +77,7 @@ class Model {
     size_t stride = 0, groups = 0;
   };
   struct Work {  // one piece of attention: a tile of a piece's tokens and one key/value head
-    int32_t piece, row, token, tokens, head;
+    int32_t piece, row, token, tokens, head, heads;
   };
 
   void embed(int first, int last, const int32_t* ids);
@@ -85,8 +86,10 @@ class Model {
   void attend(int index, int thread, const Piece* pieces, const int32_t* tables);
   void quantize(const float* x, size_t stride, int inputs, int first, int last);
   void multiply(const Matrix& matrix, int rows, int thread, float* out, size_t stride, Store store);
-  uint16_t* block(uint16_t* base, int layer, int block, int head) const;
+  uint8_t* block(uint8_t* base, int layer, int block, int head) const;
   void plan(const Piece* pieces, int count);
+  // Adds the attention of consecutive tokens of a piece, one of `pieces`, to the work.
+  void tile(int piece, int row, int token, int tokens, int pieces);
   int place(int row) const { return exits_.empty() ? row : place_[row]; }
 
   // Early exits: see exits.cpp.
@@ -100,13 +103,13 @@ class Model {
   const Kernels& kernels_;
   Pool pool_;
   const int blocks_, max_tokens_;
-  const size_t head_values_;  // float16 values of one head's block
+  const size_t head_bytes_;  // of one head's block of keys or values
   std::vector<Layer> layers_;
   Matrix embedding_, head_;
   const float* norm_ = nullptr;
   const float* frequencies_ = nullptr;
 
-  uint16_t *keys_ = nullptr, *values_ = nullptr;
+  uint8_t *keys_ = nullptr, *values_ = nullptr;
   size_t cache_bytes_ = 0;
 
   int tokens_ = 0;

@@ -48,6 +48,7 @@ inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 inline Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 inline Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 inline Vec round(Vec a) { return _mm256_round_ps(a, 0); }
+inline Vec round_down(Vec a) { return _mm256_floor_ps(a); }
 inline Vec exp2_whole(Vec n) {
   const __m256i i = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
   return _mm256_castsi256_ps(_mm256_slli_epi32(i, 23));
@@ -75,6 +76,10 @@ inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
 inline Vec round(Vec a) {
   for (int i = 0; i < kLanes; ++i) a[i] = std::nearbyint(a[i]);
+  return a;
+}
+inline Vec round_down(Vec a) {
+  for (int i = 0; i < kLanes; ++i) a[i] = std::floor(a[i]);
   return a;
 }
 inline Vec exp2_whole(Vec n) {
@@ -157,6 +162,28 @@ inline Vec exp(Vec x) {
   return _mm256_and_ps(p, _mm256_cmp_ps(x, floor, _CMP_GT_OQ));
 #else
   return x > floor ? p : set1(0.0f);
+#endif
+}
+
+// 2^x for x <= 0, relative error below 3e-6; zero for -infinity and below -126.
+inline Vec exp2(Vec x) {
+#if defined(__AVX512F__)
+  const Vec r = _mm512_reduce_ps(x, 1);  // x - floor(x), zero for -infinity
+#else
+  const Vec floor = set1(-126.0f);
+  const Vec clamped = max(x, floor), n = round_down(clamped), r = clamped - n;
+#endif
+  Vec p = set1(1.35341678e-2f);
+  p = fma(p, r, set1(5.20114638e-2f));
+  p = fma(p, r, set1(2.41442755e-1f));
+  p = fma(p, r, set1(6.93003834e-1f));
+  p = fma(p, r, set1(1.00000262f));
+#if defined(__AVX512F__)
+  return _mm512_scalef_ps(p, x);
+#elif defined(__AVX2__)
+  return _mm256_and_ps(p * exp2_whole(n), _mm256_cmp_ps(x, floor, _CMP_GE_OQ));
+#else
+  return x >= floor ? p * exp2_whole(n) : set1(0.0f);
 #endif
 }
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from everloop.engine.native import library
@@ -27,7 +28,7 @@ from everloop.model.config import ModelConfig
 from everloop.model.transformer import Transformer
 from tests.model.layouts import LAYOUTS, sample_ids, saved
 
-ISAS = ("avx512vnni", "avx2", "portable")
+ISAS = ("avx512bf16", "avx512vnni", "avx2", "portable")
 LENGTH = 70
 
 
@@ -40,10 +41,18 @@ def runs_here(isa: str) -> bool:
 
 
 def backend_for(
-    directory: Path, cache: Path, *, bits: int = 8, threads: int = 1, isa: str | None = None
+    directory: Path,
+    cache: Path,
+    *,
+    bits: int = 8,
+    threads: int = 1,
+    isa: str | None = None,
+    kv_bits: int = 16,
 ) -> CompiledBackend:
     packed = open_packed(directory, None, bits=bits, cache=cache)
-    return CompiledBackend(packed, blocks=40, threads=threads, max_rows=512, isa=isa)
+    return CompiledBackend(
+        packed, blocks=40, threads=threads, max_rows=512, isa=isa, kv_bits=kv_bits
+    )
 
 
 def logits(backend: CompiledBackend, ids: list[int], chunks: list[int], first: int = 0) -> Tensor:
@@ -92,13 +101,17 @@ def test_every_layout_is_the_quantized_transformer(layout: str, isa: str, tmp_pa
     assert error < 0.05, error
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("bits", "kv_bits"), [(8, 16), (4, 16), (8, 8)])
 @pytest.mark.parametrize("isa", ISAS)
-def test_any_pieces_and_neighbours_give_the_same_bits(bits: int, isa: str, tmp_path: Path) -> None:
+def test_any_pieces_and_neighbours_give_the_same_bits(
+    bits: int, kv_bits: int, isa: str, tmp_path: Path
+) -> None:
     if not runs_here(isa):
         pytest.skip(f"this processor doesn't run {isa}")
     saved("qwen2-some-windows", tmp_path / "model")
-    backend = backend_for(tmp_path / "model", tmp_path / "cache", bits=bits, isa=isa)
+    backend = backend_for(
+        tmp_path / "model", tmp_path / "cache", bits=bits, isa=isa, kv_bits=kv_bits
+    )
     ids = sample_ids(LENGTH, 1)[0].tolist()
     whole = logits(backend, ids, [LENGTH])
     for chunks in ([1] * LENGTH, [64, 6], [7] * 10, [33, 1, 1, 35]):
@@ -109,6 +122,33 @@ def test_any_pieces_and_neighbours_give_the_same_bits(bits: int, isa: str, tmp_p
     backend.forward([*batch[:5], Rows(ids=ids, start=0, table=[5, 6, 7]), *batch[5:]])
     at = sum(map(len, others[:5]))
     assert torch.equal(torch.from_numpy(backend.logits(range(at, at + LENGTH))), whole)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_cache_of_8_bits_is_close_to_one_of_16(isa: str, tmp_path: Path) -> None:
+    if not runs_here(isa):
+        pytest.skip(f"this processor doesn't run {isa}")
+    saved("qwen3", tmp_path / "model")
+    ids = sample_ids(LENGTH, 1)[0].tolist()
+    full, half = (
+        logits(backend_for(tmp_path / "model", tmp_path / "cache", isa=isa, kv_bits=n), ids, [64, 6])
+        for n in (16, 8)
+    )
+    error = (full - half).std() / full.std()
+    assert 0 < error < 0.05, error
+
+
+def test_a_key_that_is_not_finite_is_told(tmp_path: Path) -> None:
+    saved("qwen3", tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    whole = load_file(path)
+    whole["model.layers.0.self_attn.k_norm.weight"][3] = torch.nan
+    save_file(whole, path)
+    ids = sample_ids(LENGTH, 1)[0].tolist()
+    rows = Rows(ids=ids, start=0, table=[0, 1, 2])
+    for kv_bits in (16, 8):
+        backend = backend_for(tmp_path / "model", tmp_path / "cache", kv_bits=kv_bits)
+        assert backend.forward([rows]) == [False]
 
 
 def test_threads_change_no_bit(tmp_path: Path) -> None:

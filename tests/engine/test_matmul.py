@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from everloop.engine.native import library, products
 from everloop.engine.native.products import GROUP, PANEL, Floats, Quantized, Weights
 
-ISAS = ("avx512vnni", "avx2", "portable")
+ISAS = ("avx512bf16", "avx512vnni", "avx2", "portable")
 INFINITY, NAN = np.float32(np.inf), np.float32(np.nan)
 SENTINEL = np.float32(-77.0)
 

@@ -70,8 +70,10 @@ class CompiledBackend(Backend):
         threads: int,
         max_rows: int,
         isa: str | None = None,
+        kv_bits: int = 16,
     ) -> None:
-        """`max_rows` bounds the tokens of one batch."""
+        """`max_rows` bounds the tokens of one batch; `kv_bits`, 16 or 8, are those of a number in
+        the key-value cache."""
         self._native: Any = library.load(isa)
         self._packed = model  # owns the memory that the library reads
         self.name = f"{model.bits}-bit weights, {self._native.isa}"
@@ -88,6 +90,7 @@ class CompiledBackend(Backend):
             head_dim=config.head_dim,
             qk_norm=config.qk_norm,
             eps=config.rms_norm_eps,
+            kv_bits=kv_bits,
         )
         self._model = self._native.model_new(
             c.byref(shape), self._native.isa.encode(), threads, blocks, max_rows

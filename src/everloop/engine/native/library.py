@@ -43,6 +43,7 @@ class Shape(c.Structure):
         ("head_dim", c.c_int32),
         ("qk_norm", c.c_int32),
         ("eps", c.c_float),
+        ("kv_bits", c.c_int32),
     )
 
 
