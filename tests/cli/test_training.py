@@ -242,7 +242,24 @@ def test_what_finetune_refuses(
     wrong = tmp_path / "wrong.jsonl"
     wrong.write_text('{"messages": [{"role": "user", "content": "a"}]}\n')
     done = run("finetune", str(model_dir), str(wrong), "--out", out)
-    refused(done, 1, "wrong.jsonl:1")
+    refused(done, 1, "no training document is left")
+    assert "left out: " in done.err
+    assert "wrong.jsonl:1" in done.err
+
+
+def test_odd_rows_are_said_before_training(run: Run, model_dir: Path, tmp_path: Path) -> None:
+    rows = [{"text": f"the food was good {i}", "label": "positive"} for i in range(60)]
+    rows += [{"text": "the food was bad", "label": "negative"}, {"text": " ", "label": "positive"}]
+    path = tmp_path / "odd.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run(
+        "finetune", str(model_dir), str(path), *TUNE, "--tokens", "512",
+        "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    said = done.err.index("odd: Seen only once: label negative. It is kept")
+    assert said < done.err.index("left out: ") < done.err.index("ETA")
+    assert "odd.jsonl:62" in done.err
 
 
 def test_a_tokenizer_is_trained_and_shown(run: Run, tmp_path: Path) -> None:

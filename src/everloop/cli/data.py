@@ -100,7 +100,7 @@ def split(
     """Divide a file's rows into train.jsonl and validation.jsonl, by their hash."""
     from everloop.data.divide import divide
 
-    refused = _Refused()
+    refused = Refused()
     counts = divide(
         file,
         out,
@@ -138,7 +138,7 @@ def pack(
     from everloop.data import pack as packing
     from everloop.data import sources
 
-    refused = _Refused()
+    refused = Refused()
     with show_progress() as report:
         manifest = packing.pack(
             sources.load(spec, settings.data),
@@ -235,7 +235,7 @@ def _print_manifest(manifest: dict[str, Any], out: Path) -> None:
     print(f"{out}: {train['tokens']:,} tokens to train on, {held['tokens']:,} held out")
 
 
-class _Refused:
+class Refused:
     """Says which rows are left out: the first ones each, then how many more."""
 
     shown = 20

@@ -24,6 +24,8 @@ def show(found: Inspection, console: Console | None = None) -> None:
         if value:
             table.add_row(name, value)
     console.print(table)
+    for finding in found.findings:
+        console.print(f"look: {finding}", markup=False)
     for note in found.notes:
         console.print(f"note: {note}", markup=False)
     for refusal in found.refusals:

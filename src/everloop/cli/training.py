@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from everloop.cli.output import note
 from everloop.errors import InvalidRequest, NotFound
 from everloop.train.options import Options
 
@@ -80,12 +82,21 @@ def require_registrable(name: str, *, base: str, adapter: bool) -> None:
             )
 
 
-def packed(data: Path, base: Path, out: Path) -> Path:
+def packed(data: Path, base: Path, out: Path, noise: float | None = None) -> Path:
     """Packed examples: `data` itself, or packed now from a specification or a file of rows into
-    the run directory."""
+    the run directory, with `noise` in a share of them."""
+    if noise is not None and not 0 <= noise <= 1:
+        raise InvalidRequest(f"--noise {noise} must be in 0…1.", param="noise")
     if (data / "manifest.json").is_file():
+        if noise is not None:
+            raise InvalidRequest(
+                f"--noise: {data} is packed already. Give the rows or their specification, or pack "
+                "them with noise = RATE in it.",
+                param="noise",
+            )
         return data
-    from everloop.cli.data import show_progress
+    from everloop.cli.data import Refused, show_progress
+    from everloop.data.examination import examine
     from everloop.data.pack import PackOptions, pack
     from everloop.data.sources import load as load_sources
     from everloop.settings import load
@@ -95,8 +106,26 @@ def packed(data: Path, base: Path, out: Path) -> Path:
     target = out / "packed"
     out.mkdir(parents=True, exist_ok=True)
     sources = load_sources(data, load().data)
+    if noise is not None:
+        if all(source.kind != "examples" for source in sources):
+            raise InvalidRequest(
+                f"--noise is for examples, and {data} has texts only: they would be learnt with "
+                "their mistakes.",
+                param="noise",
+            )
+        sources = tuple(
+            replace(source, noise=noise) if source.kind == "examples" else source
+            for source in sources
+        )
+    chosen = PackOptions(val_fraction=0.05)
+    if not target.exists():
+        for name, findings in examine(sources, chosen).items():
+            for finding in findings:
+                note(f"{name}: {finding}")
+    refused = Refused()
     with show_progress() as report:
-        pack(sources, base, target, options=PackOptions(val_fraction=0.05), on_progress=report)
+        pack(sources, base, target, options=chosen, on_progress=report, on_refusal=refused)
+    refused.sum_up()
     return target
 
 

@@ -17,6 +17,8 @@ from everloop.data.counts import Counts
 from everloop.data.dedup import Deduplicator
 from everloop.data.documents import Document, Intake
 from everloop.data.encode import Encoder
+from everloop.data.examination import DONE, see
+from everloop.data.findings import Examiner, Finding
 from everloop.data.read import format_of
 from everloop.data.source import Source
 from everloop.data.sources import single
@@ -62,6 +64,7 @@ class Inspection:
     cleaned: dict[str, int] = field(default_factory=dict)
     refused: int = 0
     refusals: list[Refusal] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     previews: list[list[tuple[str, bool]]] = field(default_factory=list)
     """The first documents as (text, is target) runs."""
@@ -88,6 +91,7 @@ class _Inspector:
         self.source = replace(source, dedup="near", max_bytes=0)
         self.max_rows = max_rows
         self.counts = Counts()
+        self.examiner = Examiner()
         self.chars: list[int] = []
         self.tokens: list[int] = []
         path = source.files[0]
@@ -136,6 +140,7 @@ class _Inspector:
                     self.found.columns = [str(name) for name in row.value]
                 read += 1
                 if (document := self.intake.read(row)) is not None:
+                    see(self.examiner, document, layout=self.intake.layout_name)
                     batch.append(document)
                 if len(batch) >= _BATCH_ROWS or read == self.max_rows:
                     yield batch
@@ -180,6 +185,7 @@ class _Inspector:
 
     def _conclude(self) -> None:
         found, counts = self.found, self.counts
+        found.findings = self.examiner.findings(DONE)
         found.layout = self.intake.layout_name
         found.rows = counts.rows
         found.languages = dict(counts.languages.most_common())
