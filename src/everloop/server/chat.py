@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from everloop import tasks
 from everloop.engine.interface import Engine, GenerateRequest, TokenLogprob
+from everloop.server.cleaning import Report, clean_messages, told
 from everloop.server.context import record_of, service_of
 from everloop.server.document import body_of
 from everloop.server.errors import renamed
@@ -40,8 +41,9 @@ async def chat(request: Request, engine_name: str | None = None) -> Response:
     record = record_of(request.scope)
     record.stream = asked.stream
     engine = await service.engine(request, asked.model)
+    conversation, cleaned = await clean_messages(asked.conversation, asked.clean)
     wanted = GenerateRequest(
-        prompt=asked.conversation,
+        prompt=conversation,
         max_tokens=asked.limit,
         sampling=asked.sampling(engine.info.sampling),
         stop=asked.stop,
@@ -59,7 +61,8 @@ async def chat(request: Request, engine_name: str | None = None) -> Response:
             return await tasks.converse(engine, wanted, n=asked.n)
 
     if asked.stream:
-        return EventStream(_events(request, engine, asked, start), headers(asked.early_exit))
+        events = _events(request, engine, asked, start, cleaned)
+        return EventStream(events, headers(asked.early_exit))
     done = await answered(request, start)
     choices: list[dict[str, Any]] = [
         {
@@ -76,12 +79,12 @@ async def chat(request: Request, engine_name: str | None = None) -> Response:
         for choice in done.choices
     ]
     head = _head(engine, "chat.completion")
-    answer = {**head, "choices": choices, "usage": usage(done.usage)}
+    answer = {**head, "choices": choices, "usage": usage(done.usage), **told(cleaned)}
     return JSON(answer, headers=headers(asked.early_exit))
 
 
 async def _events(
-    request: Request, engine: Engine, asked: ChatParameters, start: Start
+    request: Request, engine: Engine, asked: ChatParameters, start: Start, cleaned: Report
 ) -> AsyncGenerator[bytes, None]:
     record = record_of(request.scope)
     head = _head(engine, "chat.completion.chunk")
@@ -101,7 +104,8 @@ async def _events(
             if index not in texts:
                 texts[index] = content(index)
                 first = {"role": "assistant", "content": "", "refusal": None}
-                events.append(sse(data(index, first, None, None)))
+                begun = data(index, first, None, None)
+                events.append(sse(begun if len(texts) > 1 else {**begun, **told(cleaned)}))
             for chunk in chunks:
                 if asked.logprobs and (chunk.text or chunk.tokens):
                     logprobs = _logprobs(asked, chunk.tokens)

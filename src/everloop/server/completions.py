@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -11,7 +11,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from everloop import tasks
-from everloop.engine.interface import Chunk, Engine, GenerateRequest, TokenLogprob
+from everloop.engine.interface import Chunk, Engine, GenerateRequest, Prompt, TokenLogprob
+from everloop.server.cleaning import Report, clean_prompts, told
 from everloop.server.context import record_of, service_of
 from everloop.server.document import body_of
 from everloop.server.errors import renamed
@@ -40,6 +41,7 @@ async def completion(request: Request, engine_name: str | None = None) -> Respon
     record = record_of(request.scope)
     record.stream = asked.stream
     engine = await service.engine(request, asked.model)
+    prompts, cleaned = await clean_prompts(asked.prompts, asked.clean)
     wanted = [
         GenerateRequest(
             prompt=prompt,
@@ -55,7 +57,7 @@ async def completion(request: Request, engine_name: str | None = None) -> Respon
             tenant=record.key or "",
             request_id=record.request_id,
         )
-        for prompt in asked.prompts
+        for prompt in prompts
     ]
 
     async def start() -> tasks.Choices:
@@ -65,7 +67,7 @@ async def completion(request: Request, engine_name: str | None = None) -> Respon
     logprobs = []
     if asked.logprobs is not None:
         with renamed(_NAMES):
-            offsets = await until_gone(request.receive, _offsets(engine, asked))
+            offsets = await until_gone(request.receive, _offsets(engine, prompts, asked.echo))
         logprobs = [
             CompletionLogprobs(top=asked.logprobs, offset=offset)
             for offset in offsets
@@ -84,15 +86,21 @@ async def completion(request: Request, engine_name: str | None = None) -> Respon
 
     head = _head(engine)
     if asked.stream:
-        return EventStream(_events(request, asked, start, head, choice), headers(asked.early_exit))
+        events = _events(request, asked, start, head, choice, cleaned)
+        return EventStream(events, headers(asked.early_exit))
     done = await answered(request, start)
     choices = [choice(c.index, c.text, c.tokens, c.finish_reason) for c in done.choices]
-    answer = {**head, "choices": choices, "usage": usage(done.usage)}
+    answer = {**head, "choices": choices, "usage": usage(done.usage), **told(cleaned)}
     return JSON(answer, headers=headers(asked.early_exit))
 
 
 async def _events(
-    request: Request, asked: CompletionParameters, start: Start, head: dict[str, Any], choice: Any
+    request: Request,
+    asked: CompletionParameters,
+    start: Start,
+    head: dict[str, Any],
+    choice: Any,
+    cleaned: Report,
 ) -> AsyncGenerator[bytes, None]:
     record = record_of(request.scope)
     tail = {"usage": None} if asked.include_usage else {}
@@ -107,6 +115,8 @@ async def _events(
     texts: dict[int, TextEvents] = {}
     async with aclosing(pieces(record, start)) as answers:
         async for index, chunks in answers:
+            if cleaned and not texts:
+                yield sse({**data(index, Chunk(text="")), **told(cleaned)})
             if index not in texts:
                 texts[index] = piece(index)
             yield b"".join(
@@ -120,11 +130,11 @@ async def _events(
     yield DONE
 
 
-async def _offsets(engine: Engine, asked: CompletionParameters) -> list[int]:
+async def _offsets(engine: Engine, prompts: Sequence[Prompt], echoed: bool) -> list[int]:
     """Where each answer begins: after its prompt, counted in characters."""
     offsets = []
-    for prompt in asked.prompts:
-        if asked.echo:
+    for prompt in prompts:
+        if echoed:
             offsets.append(0)
         elif isinstance(prompt, str):
             offsets.append(len(prompt))

@@ -15,9 +15,10 @@ from pydantic.json_schema import WithJsonSchema
 
 from everloop.engine.interface import Message, Prompt, Sampling
 from everloop.errors import InvalidRequest
-from everloop.server import explain, values
+from everloop.server import cleaning, explain, values
 from everloop.server.tolerated import CHAT_ONLY, COMMON, Tolerated
 from everloop.settings import Settings
+from everloop.tasks.clean import STEPS
 
 _SAMPLING = {field.name for field in fields(Sampling)}
 
@@ -94,6 +95,18 @@ Texts = Annotated[Any, PlainValidator(values.texts), WithJsonSchema(_SCHEMA_STOP
 Prediction = Annotated[
     str | None, PlainValidator(values.prediction), WithJsonSchema({"type": "object"})
 ]
+Clean = Annotated[
+    tuple[str, ...],
+    PlainValidator(cleaning.steps),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "boolean"},
+                {"type": "array", "items": {"enum": list(STEPS)}},
+            ]
+        }
+    ),
+]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
@@ -123,6 +136,7 @@ class GenerateParameters(Parameters):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
     ignore_eos: bool = False
     # Everloop's own.
+    clean: Clean = ()
     early_exit: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @property
@@ -233,7 +247,10 @@ class CompletionParameters(GenerateParameters):
 class EditParameters(Parameters):
     """POST /v1/edits."""
 
-    tolerated: ClassVar[Mapping[str, Tolerated]] = COMMON
+    tolerated: ClassVar[Mapping[str, Tolerated]] = {
+        **COMMON,
+        "clean": Tolerated("a text that is to be edited stays as it was written", (False,)),
+    }
 
     model: Annotated[str, Field(min_length=1)]
     instruction: Annotated[str, Field(min_length=1)]
