@@ -13,10 +13,7 @@ from everloop.data.pack_options import PackOptions
 from everloop.data.sources import adapted, single
 
 ODD = [
-    *(
-        {"text": f"The soup was good on day {i} of the trip.", "label": "positive"}
-        for i in range(9)
-    ),
+    *({"text": f"The soup was good on day {i} of it.", "label": "positive"} for i in range(9)),
     {"text": "The soup was cold, and nobody came to ask.", "label": "negative"},
     {"text": "   ", "label": "positive"},
     {"text": "The soup was good on day 3 of it.", "label": "positive"},
