@@ -19,7 +19,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from convert import correction, dialogue, edits, instruct, labels, reading, text, translation
+from convert import (
+    correction,
+    dialogue,
+    edits,
+    instruct,
+    labels,
+    reading,
+    text,
+    translation,
+)
+from convert import (
+    measured as only_measured,
+)
 from convert.common import Item, Side, chance
 
 from everloop.data.files import write_atomic
@@ -27,7 +39,8 @@ from everloop.data.files import write_atomic
 VALIDATION_ROWS = 2000  # a source; more would only cost time
 EXAMPLE_ROWS = 40_000
 RAW_FRACTION = 0.03
-LEARNT = ("translate", "correct")  # beside sets with labels: tasks whose baselines learn from rows
+# Beside sets with labels: tasks whose baselines learn from rows.
+LEARNT = ("translate", "correct", "chat", "service")
 EXAMPLE_CHARS = {"zh": 700, "en": 1800}  # about 500 tokens
 
 
@@ -74,12 +87,20 @@ def build_tasks(data: Path, out: Path) -> None:
                 examples["completion"].append(raw(item))
         elif item.side == "train":
             left_out += 1
+    whole = set()
+    for at, name, row in only_measured.rows(data):
+        measured[at, name].append(row)
+        whole.add(name)
     for folder in ("sft", "train", "validation"):
         shutil.rmtree(out / folder, ignore_errors=True)
     held = {}
     for (at, name), rows in sorted(measured.items()):
         if at == "validation":
-            held[name] = write(out / "validation" / f"{name}.jsonl", rows, VALIDATION_ROWS)
+            held[name] = write(
+                out / "validation" / f"{name}.jsonl",
+                rows,
+                None if name in whole else VALIDATION_ROWS,
+            )
         elif "label" in rows[0] or rows[0]["task"] in LEARNT:
             write(out / "train" / f"{name}.jsonl", rows)
     print(f"{'source':<30}{'zh rows':>8}{'en rows':>8}{'characters':>12}{'validation':>11}")
@@ -90,6 +111,8 @@ def build_tasks(data: Path, out: Path) -> None:
         size = sum(len(text) for row in kept for text in strings(row))
         total += langs
         print(f"{name:<30}{langs['zh']:>8}{langs['en']:>8}{size:>12,}{len(held.get(name, ())):>11}")
+    for name in sorted(whole):
+        print(f"{name:<30}{'':>28}{len(held[name]):>11}  only measured")
     print(f"{'all':<30}{total['zh']:>8}{total['en']:>8}; {left_out} left out as too long")
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from convert import common, correction, dialogue, edits, labels, reading, text, translation
+from convert import (
+    common,
+    correction,
+    dialogue,
+    edits,
+    labels,
+    measured,
+    reading,
+    text,
+    translation,
+)
 from convert.chinese import Converter
 from hypothesis import given
 from hypothesis import strategies as st
@@ -208,3 +218,33 @@ def test_words_are_joined_to_chinese() -> None:
 
 def test_worked_answers_say_the_result() -> None:
     assert text.worked("2+2 = <<2+2=4>>4 apples\n#### 4") == "2+2 = 4 apples\nThe answer is 4."
+
+
+def test_sets_that_are_only_measured(tmp_path: Path) -> None:
+    climp, blimp = tmp_path / "grammar" / "climp", tmp_path / "grammar" / "blimp"
+    climp.mkdir(parents=True)
+    blimp.mkdir()
+    (climp / "classifier_adj_1000.csv").write_text(
+        ",0,1,2,3\n0,c,c,一种校园,0\n1,c,c,一个校园,1\n2,c,c,一条鱼,1\n3,c,c,一本鱼,0\n"
+    )
+    (climp / "ba_construction_1000.csv").write_text("他把车卖了\n他被车卖了\n")
+    (blimp / "x.jsonl").write_text(
+        '{"sentence_good": "He sleeps.", "sentence_bad": "He sleep.",'
+        ' "linguistics_term": "subject_verb_agreement"}\n'
+    )
+    (tmp_path / "clue").mkdir()
+    (tmp_path / "clue" / "ocnli_dev.json").write_text(
+        '{"sentence1": "下雨", "sentence2": "天晴", "label": "contradiction"}\n'
+        '{"sentence1": "下雨", "sentence2": "天冷", "label": "-"}\n'
+    )
+    found = list(measured.rows(tmp_path))
+    grammar = [(row["good"], row["bad"], row["phenomenon"]) for _, _, row in found[1:]]
+    assert grammar == [
+        ("He sleeps.", "He sleep.", "subject verb agreement"),
+        ("他把车卖了", "他被车卖了", "ba construction"),
+        ("一个校园", "一种校园", "classifier adj"),
+        ("一条鱼", "一本鱼", "classifier adj"),
+    ]
+    side, name, row = found[0]
+    assert (side, name, row["label"]) == ("validation", "pairs.ocnli", "矛盾")
+    assert row["label"] in row["labels"]

@@ -224,6 +224,13 @@ def files() -> dict[str, list[Any] | str | Any]:
             out[f"editing/opencc_{direction}{part}.txt"] = f"# table\n{pair}"
     for name in ("waimai_10k", "chnsenticorp_htl", "online_shopping_10_cats"):
         out[f"sentiment/zh_{name}.train.jsonl"] = reviews_zh
+    same = [{"sentence1": z, "sentence2": z[::-1], "label": str(i % 2)} for i, z in enumerate(zh)]
+    for part in ("train", "dev"):
+        out[f"clue/fewclue_bustm_{part}_few_all.json"] = "\n".join(map(json.dumps, same))
+    out["nc/editing/en_jfleg_dev.jsonl"] = [
+        {"src": e.replace(" has ", " have "), "refs": [e, e.replace("in the house", "at home")]}
+        for e in en
+    ]
     out["sentiment/en_mr_polarity.train.jsonl"] = reviews_en
     out["sentiment/en_pros_cons.jsonl"] = reviews_en
     for name in ("scratch", "tldr", "react", "dart", "python_docs"):

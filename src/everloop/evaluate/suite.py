@@ -129,10 +129,10 @@ def said(prediction: Prediction) -> str:
 
 
 def with_references(rows: Sequence[Row]) -> list[Row]:
-    """One row for each `src`, with every `tgt` of it as `references`."""
+    """One row for each `src`, with every `tgt` of it among its `references`."""
     merged: dict[str, dict[str, Any]] = {}
     for row in rows:
-        first = merged.setdefault(row["src"], {**row, "references": []})
+        first = merged.setdefault(row["src"], {**row, "references": [*row.get("references", ())]})
         if row["tgt"] not in first["references"]:
             first["references"].append(row["tgt"])
     return list(merged.values())
