@@ -75,13 +75,13 @@ def test_every_number_can_be_set() -> None:
     given = {
         "sequence_length": 128, "batch_tokens": 1280, "matrix_lr": 0.1, "embedding_lr": 0.2,
         "head_lr": 0.3, "scalar_lr": 0.4, "weight_decay": 0.5, "warmup_steps": 6, "warmdown": 0.7,
-        "seed": 8,
+        "seed": 8, "balance": 0.9, "exit_loss": 0.2,
     }  # fmt: skip
     plan = derive(D4, tokens=10**6, kind="pretrain", micro_tokens=300, **given)  # type: ignore[arg-type]
     assert {k: getattr(plan, k) for k in given} == given
     assert plan.micro_rows == 2
     named = {f.name for f in fields(Plan)}
-    assert named - given.keys() == {"tokens", "micro_rows", "final_lr"}
+    assert named - given.keys() == {"tokens", "micro_rows", "final_lr", "robust"}
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,27 @@ def finetune(
     exit_loss: Annotated[
         float | None, typer.Option(help="Weight of an earlier layer's loss, for early exits.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Data order and fresh adapters.")] = 0,
+    balance: Annotated[
+        float | None,
+        typer.Option(help="0: all targets count alike; 1: sources count as their tokens do."),
+    ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(help="Share of the examples whose user makes mistakes, 0 to 1."),
+    ] = None,
+    robust: Annotated[
+        str | None,
+        typer.Option(
+            help="Loss terms against noise: neftune, dropout, rdrop, vat, freelb.",
+            metavar="TERM=VALUE,…",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Data order and fresh adapters; default: a new order where it trains on."
+        ),
+    ] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     fsdp: Annotated[bool, typer.Option(help="Shard with FSDP2 (under torchrun).")] = False,
@@ -73,6 +93,8 @@ def finetune(
         warmup_steps=warmup_steps,
         warmdown=warmdown,
         exit_loss=exit_loss,
+        balance=balance,
+        robust=robust,
         seed=seed,
         precision=precision,
         compile=compile_,
@@ -86,7 +108,7 @@ def finetune(
     base = model_directory(model)
     if name is not None:
         require_registrable(name, base=model, adapter=bool(lora))
-    outcome = run.finetune(base, packed(data, base, out), out, chosen, say=_say)
+    outcome = run.finetune(base, packed(data, base, out, noise), out, chosen, say=_say)
     if not outcome.finished:
         raise typer.Exit(130)
     if name is not None:

@@ -38,7 +38,14 @@ def pretrain(
     exit_loss: Annotated[
         float | None, typer.Option(help="Weight of an earlier layer's loss, for early exits.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Weights and data order.")] = 0,
+    balance: Annotated[
+        float | None,
+        typer.Option(help="0: all targets count alike; 1: sources count as their tokens do."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Weights and data order; default: a new order where it trains on."),
+    ] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     fsdp: Annotated[bool, typer.Option(help="Shard with FSDP2 (under torchrun).")] = False,
@@ -75,6 +82,7 @@ def pretrain(
         warmup_steps=warmup_steps,
         warmdown=warmdown,
         exit_loss=exit_loss,
+        balance=balance,
         seed=seed,
         precision=precision,
         compile=compile_,

@@ -26,12 +26,13 @@ def tensors(batch: Batch, device: torch.device) -> dict[str, Tensor]:
         "positions_BT": torch.from_numpy(batch.positions).to(device, non_blocking=True),
         "documents_BT": torch.from_numpy(batch.documents).to(device, non_blocking=True),
         "targets_BT": torch.from_numpy(batch.targets).to(device, non_blocking=True),
+        "weights_BT": torch.from_numpy(batch.weights).to(device, non_blocking=True),
     }
 
 
 def nats(model: Transformer, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropy in nats (a float32 scalar), and each target's own (N,) without a
-    gradient, in the order of `targets_BT[targets_BT != IGNORE]`.
+    """Weighted sum of the cross-entropy in nats (a float32 scalar), and each target's own (N,)
+    without weight and gradient, in the order of `targets_BT[targets_BT != IGNORE]`.
 
     Only positions with a target go through the head: in tuning data most have none.
     """
@@ -50,7 +51,7 @@ def head_nats(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     total, each = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
-        hidden[wanted], model.lm_head.weight, targets[wanted], dtype
+        hidden[wanted], model.lm_head.weight, targets[wanted], inputs["weights_BT"][wanted], dtype
     )
     return total, each
 
@@ -61,12 +62,18 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, dtype: torch.dtype
+        ctx: Any,
+        hidden_NC: Tensor,
+        weight_VC: Tensor,
+        targets_N: Tensor,
+        counts_N: Tensor,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
         number = len(targets_N)
         padding = -number % _STEP
         hidden, weight = F.pad(hidden_NC.to(dtype), (0, 0, 0, padding)), weight_VC.to(dtype)
         targets_N = F.pad(targets_N, (0, padding))
+        counts_N = F.pad(counts_N, (0, padding))  # zeros: padding gives no gradient
         wanted_hidden, wanted_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if wanted_hidden else None
         exact = torch.promote_types(dtype, torch.float32)
@@ -85,17 +92,17 @@ class _ChunkedLoss(torch.autograd.Function):
             # The gradient on the logits: probabilities less one at the target.
             gradient = logs.exp_()
             gradient.scatter_add_(1, targets, gradient.new_full((1, 1), -1.0).expand_as(targets))
-            gradient[max(0, number - start) :] = 0
-            gradient = gradient.to(dtype)
+            gradient = gradient.mul_(counts_N[part, None]).to(dtype)
             if grad_hidden is not None:
                 torch.mm(gradient, weight, out=grad_hidden[part])
             if grad_weight is not None:
                 grad_weight += gradient.T @ hidden[part]
+        total = (each * counts_N).sum()
         each = each[:number].clone()
         ctx.save_for_backward(None if grad_hidden is None else grad_hidden[:number], grad_weight)
         ctx.types = hidden_NC.dtype, weight_VC.dtype
         ctx.mark_non_differentiable(each)
-        return each.sum(), each
+        return total, each
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -104,4 +111,4 @@ class _ChunkedLoss(torch.autograd.Function):
             for_hidden = (for_hidden * scale).to(ctx.types[0])
         if for_weight is not None:
             for_weight = (for_weight * scale).to(ctx.types[1])
-        return for_hidden, for_weight, None, None
+        return for_hidden, for_weight, None, None, None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from everloop.train.robust import parse
+
 Kind = Literal["pretrain", "finetune", "lora"]
 
 
@@ -36,7 +38,12 @@ class Options:
     warmdown: float | None = None
     exit_loss: float | None = None
     """Weight of an earlier layer's loss; 0: the model speaks after its last layer only."""
-    seed: int = 0
+    seed: int | None = None
+    """Of weights and data order; None: 0, or another one than the base has read this data with."""
+    balance: float | None = None
+    """How far a source's share of the loss follows its tokens instead of its targets, 0…1."""
+    robust: str | None = None
+    """Loss terms against noise (tuning), as `robust.parse` reads them; kept in canonical form."""
     lora_rank: int = 0
     """0: tune all weights; else adapters of this rank."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -47,3 +54,7 @@ class Options:
     validate_steps: int = 0
     """Steps between held-out checks; 0: at the end only."""
     save_dtype: Literal["fp32", "bf16", "fp16"] = "bf16"
+
+    def __post_init__(self) -> None:
+        if self.robust is not None:
+            object.__setattr__(self, "robust", str(parse(self.robust)))

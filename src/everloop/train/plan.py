@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from everloop.errors import InvalidRequest
 from everloop.model.config import ModelConfig
+from everloop.train.robust import parse
 
 HEAD_DIM = 64
 SIZES = {"d2": 2, "d4": 4, "d6": 6, "d8": 8, "d10": 10, "d12": 12, "d16": 16, "d20": 20}
@@ -44,8 +45,12 @@ class Plan:
     final_lr: float
     """Fraction of the peak rate at the end."""
     seed: int = 0
+    balance: float = 0.0
+    """0: every target counts alike; 1: every source counts as much as its tokens (mixture.py)."""
     exit_loss: float = 0.0
     """Weight of the loss of an earlier layer's state, so that tokens may leave there."""
+    robust: str = ""
+    """Loss terms against noise, as `robust.parse` reads them."""
 
     def __post_init__(self) -> None:
         for name in ("sequence_length", "batch_tokens", "micro_rows", "tokens"):
@@ -68,6 +73,14 @@ class Plan:
             )
         if not 0 <= self.warmdown <= 1:
             raise InvalidRequest(f"warmdown={self.warmdown} must be in 0…1.", param="warmdown")
+        if not 0 <= self.balance <= 1:
+            raise InvalidRequest(f"balance={self.balance} must be in 0…1.", param="balance")
+        if parse(self.robust) and self.exit_loss:
+            raise InvalidRequest(
+                "--robust and --exit-loss each change the loss in their own way: tune with one, "
+                "then with the other.",
+                param="robust",
+            )
 
     @property
     def rows(self) -> int:
@@ -78,6 +91,11 @@ class Plan:
     def steps(self) -> int:
         """Optimizer steps of the run."""
         return max(1, self.tokens // self.batch_tokens)
+
+    @property
+    def cost(self) -> float:
+        """Operations of a step, in those of one without loss terms against noise."""
+        return parse(self.robust).cost
 
     def rate(self, step: int) -> float:
         """Schedule factor for step 0, 1, …: warm up, hold, fall linearly to `final_lr`."""
@@ -136,7 +154,7 @@ def derive(
     sequence_length: int | None = None,
     batch_tokens: int | None = None,
     micro_tokens: int = 4096,
-    **given: float | int | None,
+    **given: float | int | str | None,
 ) -> Plan:
     """Fills in what wasn't given. `micro_tokens` bounds the memory of one forward pass."""
     flops = tokens * config.flops_per_token(256)

@@ -21,6 +21,7 @@ from everloop.train.loader import Loader
 from everloop.train.options import Kind, Options
 from everloop.train.plan import Plan, derive, micro_rows, size_config, size_for
 from everloop.train.probe import matmul_flops_per_s, training_speed
+from everloop.train.robust import parse
 
 Say = Callable[[str], None]
 
@@ -76,8 +77,9 @@ def plan_tuning(
     """The plan for training on from a model, and whether in bfloat16."""
     pairs = int((data.lengths - 1).clip(min=0).sum())
     budget = options.tokens
+    cost = parse(options.robust or "").cost
     if budget is None and options.flops is not None:
-        budget = int(options.flops / config.flops_per_token(256))
+        budget = int(options.flops / config.flops_per_token(256) / cost)
     if budget is None:
         budget = int(pairs * (options.epochs if options.epochs is not None else 3.0))
     plan = _derive(config, max(budget, 1), kind, options, processes)
@@ -109,7 +111,9 @@ def _derive(
         warmup_steps=options.warmup_steps,
         warmdown=options.warmdown,
         seed=options.seed,
+        balance=options.balance,
         exit_loss=options.exit_loss,
+        robust=options.robust,
     )
 
 
@@ -140,14 +144,15 @@ def _measure(
         f"{'bfloat16 autocast' if speed.bf16 else 'float32'}."
     )
     if timed and options.minutes is not None:
-        budget = int(agreed["rate"] * options.minutes * 60)
+        budget = int(agreed["rate"] * options.minutes * 60 / plan.cost)
         plan = _derive(config, max(budget, 1), kind, options, processes)
     return plan, bool(agreed["bf16"])
 
 
 def show(plan: Plan, config: ModelConfig) -> str:
     """The derived numbers as printed before a run."""
-    flops = plan.tokens * config.flops_per_token(plan.sequence_length // 2)
+    flops = plan.tokens * plan.cost * config.flops_per_token(plan.sequence_length // 2)
+    robust = f"\nLoss terms against noise: {plan.robust}." if plan.robust else ""
     exits = ""
     if plan.exit_loss:
         layers = " and ".join(map(str, exit_layers(config)))
@@ -159,7 +164,7 @@ def show(plan: Plan, config: ModelConfig) -> str:
         f"Rates: matrices {plan.matrix_lr:.4g} (Muon), embedding {plan.embedding_lr:.4g}, head "
         f"{plan.head_lr:.4g}, norms {plan.scalar_lr:.4g} (AdamW); decay {plan.weight_decay:g}; "
         f"{plan.warmup_steps} steps up, the last {plan.warmdown:.0%} down to {plan.final_lr:.0%}."
-        f"{exits}"
+        f"{exits}{robust}"
     )
 
 
@@ -212,7 +217,7 @@ def read_plan(
         if name in given and "dial" in value:
             same(name, given[name], value["dial"][name])
     # A default here may also mean that nothing was asked for.
-    if options.seed:
+    if options.seed is not None:
         same("seed", options.seed, plan.seed)
     if options.precision != "auto":
         same("precision", options.precision, "bf16" if value["bf16"] else "fp32")

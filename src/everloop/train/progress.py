@@ -65,15 +65,23 @@ class Progress:
         self._file.flush()
 
     def step(
-        self, step: int, *, loss: float, tokens_per_s: float, flops_per_s: float, rate: float
+        self,
+        step: int,
+        *,
+        loss: float,
+        tokens_per_s: float,
+        flops_per_s: float,
+        rate: float,
+        **others: float,
     ) -> None:
-        """After each step (counted from 1)."""
+        """After each step (counted from 1); `others` are only written down."""
         self.row(
             step=step,
             loss=loss,
             tokens_per_s=round(tokens_per_s, 1),
             gflops_per_s=round(flops_per_s / 1e9, 2),
             rate=round(rate, 6),
+            **others,
         )
         if not self.shown:
             return

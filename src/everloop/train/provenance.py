@@ -41,7 +41,7 @@ def record(
         "matmul_parameters": config.matmul_parameters,
         "tokens": tokens,
         "targets": outcome.targets,
-        "flops": tokens * config.flops_per_token(plan.sequence_length // 2),
+        "flops": tokens * plan.cost * config.flops_per_token(plan.sequence_length // 2),
         "seconds": round(outcome.seconds, 1),
         "final_loss": outcome.final_loss,
         "validation": outcome.validation,

@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,6 +32,7 @@ from everloop.train.calibrate import calibrate, require_held_out
 from everloop.train.distributed import Processes, whole
 from everloop.train.interrupt import interrupted
 from everloop.train.loader import Loader
+from everloop.train.mixture import mixture
 from everloop.train.options import Kind, Options
 from everloop.train.plan import Plan
 from everloop.train.planning import (
@@ -82,6 +83,7 @@ def pretrain(
     data = PackedDataset(data_dir, "train")
     text_dir = base or tokenizer_dir
     _check_tokenizer(data, text_dir)
+    options = _seeded(options, base, data_dir, out)
     with _joined(options, say) as (processes, say):
         if _begun(out, processes):
             config, plan, bf16 = _read(out, "pretrain", options, data_dir, say)
@@ -120,6 +122,7 @@ def finetune(base: Path, data_dir: Path, out: Path, options: Options, say: Say =
     require_unfinished(out)
     data = PackedDataset(data_dir, "train")
     _check_tokenizer(data, base)
+    options = _seeded(options, base, data_dir, out)
     kind: Kind = "lora" if options.lora_rank else "finetune"
     if options.exit_loss and options.lora_rank:
         raise InvalidRequest(
@@ -158,6 +161,13 @@ def finetune(base: Path, data_dir: Path, out: Path, options: Options, say: Say =
         )
 
 
+def _seeded(options: Options, base: Path | None, data_dir: Path, out: Path) -> Options:
+    """A run that begins gets a seed; one that goes on has its own."""
+    if options.seed is not None or (out / "plan.json").exists():
+        return options
+    return replace(options, seed=provenance.fresh_seed(base, data_dir))
+
+
 def require_unfinished(out: Path) -> None:
     """Raises InvalidRequest if the run in `out` has its model already."""
     if (out / "model").exists():
@@ -166,14 +176,24 @@ def require_unfinished(out: Path) -> None:
 
 def _train(model: Transformer, run: _Run) -> Outcome:
     plan, processes, out, say = run.plan, run.processes, run.out, run.say
+    for flag, given in (("--compile", run.options.compile), ("--fsdp", processes.sharded)):
+        if plan.robust and given:
+            raise InvalidRequest(
+                f"--robust looks into the model between its layers, which {flag} closes. Leave one "
+                "of them out.",
+                param="robust",
+            )
     if plan.exit_loss:
         require_held_out(run.data)
+    mixed = mixture(run.data, plan.balance)
+    say(mixed.show(plan.tokens))
     loader = Loader(
         run.data,
         sequence_length=plan.sequence_length,
         rows=plan.rows,
         seed=plan.seed,
-        weights=[float(s.get("weight", 1.0)) for s in run.data.manifest["sources"]],
+        weights=[source.weight for source in mixed.sources],
+        counts=[source.counts for source in mixed.sources],
         cut=run.kind == "pretrain",
     )
     if loader.left_out:

@@ -17,9 +17,11 @@ from everloop.model.transformer import Transformer
 from everloop.train import checkpoint, exits, loss
 from everloop.train.distributed import Processes
 from everloop.train.loader import Batch, Loader
+from everloop.train.objective import Objective
 from everloop.train.optimizer import Optimizer
 from everloop.train.plan import Plan
 from everloop.train.progress import Progress
+from everloop.train.robust import parse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,11 @@ class Trainer:
         self.validate, self.validate_steps, self.stop = validate, validate_steps, stop
         self.optimizer = Optimizer(model, plan, bf16=bf16)
         self.done, self.targets, self.seconds = 0, 0, 0.0
+        self.robust: Objective | None = None
+        if robust := parse(plan.robust):
+            self.robust = Objective(model, robust, seed=plan.seed, autocast=self.autocast)
+        self.terms = 0.0
+        """Of the last step: what loss terms against noise added, in nats a target."""
 
     def resume(self, path: Path) -> None:
         """Goes on from a checkpoint of the same plan and data."""
@@ -73,7 +80,12 @@ class Trainer:
         ours = self.plan.to_json()
         # The length may change: a run can be shortened or prolonged where it stands.
         free = ("tokens", "steps")
-        theirs = {"exit_loss": 0.0, **state.plan}  # which earlier versions didn't know
+        theirs = {
+            "exit_loss": 0.0,
+            "balance": 0.0,
+            "robust": "",
+            **state.plan,
+        }  # which earlier versions didn't know
         different = [k for k, v in ours.items() if k not in free and theirs.get(k) != v]
         if different:
             raise InvalidRequest(
@@ -94,7 +106,7 @@ class Trainer:
         """Runs to the end of the plan, or until `stop()`; leaves a checkpoint either way."""
         began = last_saved = time.monotonic()
         before = self.seconds
-        flops = self.model.config.flops_per_token(self.plan.sequence_length // 2)
+        flops = self.model.config.flops_per_token(self.plan.sequence_length // 2) * self.plan.cost
         self.model.train()
         with Progress(
             self.run, steps=self.plan.steps, first_step=self.done, shown=self.processes.first
@@ -115,6 +127,7 @@ class Trainer:
                     tokens_per_s=speed,
                     flops_per_s=speed * flops,
                     rate=rate,
+                    **({"terms": self.terms} if self.robust else {}),
                 )
                 if not math.isfinite(mean):
                     raise InvalidRequest(
@@ -145,29 +158,39 @@ class Trainer:
 
     def step(self, batch: Batch) -> tuple[float, int]:
         """One optimizer step. Returns the mean loss in nats and the number of targets."""
-        total = batch.target_tokens
-        if total == 0:
+        found, total = batch.target_tokens, batch.weight
+        if found == 0:
             raise InvalidRequest(
                 f"Step {self.done + 1} has no token to learn: every target is masked. Look at the "
                 "mask with `everloop data inspect FILE`; answers longer than --sequence-length "
                 "lose their end."
             )
         mine = batch.rows(self.processes.rank, len(batch.ids), self.processes.world)
-        local = 0.0
+        numbers = range(self.processes.rank, len(batch.ids), self.processes.world)
+        local = terms = 0.0
         for start in range(0, len(mine.ids), self.plan.micro_rows):
-            micro = mine.rows(start, start + self.plan.micro_rows)
-            inputs = loss.tensors(micro, self.processes.device)
+            end = start + self.plan.micro_rows
+            inputs = loss.tensors(mine.rows(start, end), self.processes.device)
+            if self.robust:
+                said, added = self.robust.learn(
+                    inputs, total=total, step=self.done, numbers=numbers[start:end]
+                )
+                local, terms = local + said, terms + added
+                continue
             with self.autocast():
                 objective, nats = exits.objective(
                     self.model, inputs, weight=self.plan.exit_loss, step=self.done
                 )
-            # Divided by the targets of the whole batch, not of this part: gradient accumulation
-            # and more processes must not change what is learnt (transformers #34191).
+            # Divided by the targets of the whole batch (by their weights), not of this part:
+            # gradient accumulation and more processes must not change what is learnt
+            # (transformers #34191).
             (objective / total).backward()  # type: ignore[no-untyped-call]
             local += float(nats.detach())
         self.processes.sum_gradients(self.model)
         self.optimizer.step()
-        return self.processes.sum(local)[0] / total, total
+        local, terms = self.processes.sum(local, terms)
+        self.terms = terms / total
+        return local / total, found
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bfloat16 where the run was found to be faster with it."""
