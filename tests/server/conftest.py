@@ -27,10 +27,11 @@ def http(server: Running) -> Iterator[httpx2.Client]:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random model's folder, as training would leave it."""
-    from everloop.model import checkpoint
+    from everloop.model import checkpoint, early_exit
     from everloop.model.tokenizer import Tokenizer
     from everloop.model.train_tokenizer import train_tokenizer
     from tests.engine.conftest import CONTEXT, TEXTS, random_weights, small_config
+    from tests.engine.small_exits import EXITS
 
     parts = tmp_path_factory.mktemp("tokenizer")
     train_tokenizer(iter(TEXTS * 3), parts, vocab_size=330, context_length=CONTEXT)
@@ -38,6 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = small_config(tokenizer.vocab_size, tokenizer.eos_ids)
     target = tmp_path_factory.mktemp("models") / "small"
     checkpoint.save(target, random_weights(config), config, tokenizer_dir=parts)
+    (target / early_exit.FILE).write_text(EXITS.to_json(), encoding="utf-8")
     return target
 
 
