@@ -2,6 +2,7 @@
 #include "kernels.h"
 
 #include "attention.h"
+#include "candidates.h"
 #include "matmul.h"
 #include "quantize_row.h"
 #include "rowops.h"
@@ -18,7 +19,7 @@ namespace {
 
 const Kernels kernels = {
     EVERLOOP_NAME(EVERLOOP_ISA), multiply, quantize_row, norm_row, rotate_head,
-    remember, attend, argmax, weigh,
+    remember, attend, argmax, weigh, gather, split,
 };
 
 }  // namespace everloop::EVERLOOP_ISA

@@ -52,6 +52,9 @@ struct Kernels {
   int (*argmax)(const float* x, int n);
   // w = exp((x - max) / temperature) and their sum in double, in order; false if not finite.
   bool (*weigh)(const float* x, int n, float temperature, float* w, double* sum);
+  // Candidates to draw from, as in candidates.h.
+  int (*gather)(const float* weights, int n, float floor, uint64_t* out, double* sum);
+  int (*split)(uint64_t* all, int n, uint64_t pivot, uint64_t* spare, double* sum);
 };
 
 // Floats between the scores of two rows over a context of `tokens`: not a power of two, which would

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace everloop {
 
@@ -16,6 +17,8 @@ uint64_t mix(uint64_t x) {
 
 // Below this a float32 weight underflows: only the largest logit counts there anyway.
 constexpr float kCoolest = 1e-6f;
+
+constexpr float kLightest = std::numeric_limits<float>::denorm_min();  // what can be drawn
 
 constexpr int kStretch = 64;
 
@@ -102,10 +105,11 @@ int Sampler::sample(const Kernels& kernels, const float* logits, int vocabulary,
   if (!kernels.weigh(row, vocabulary, std::max(rules_.temperature, kCoolest),
                      space.weights.data(), &total))
     return -1;
-  return draw(space.weights.data(), vocabulary, total, space);
+  return draw(kernels, vocabulary, total, space);
 }
 
-int Sampler::draw(const float* weights, int vocabulary, double total, Workspace& space) const {
+int Sampler::draw(const Kernels& kernels, int vocabulary, double total, Workspace& space) const {
+  const float* weights = space.weights.data();
   const double u = uniform(rules_.seed, drawn_);
   const bool cuts = rules_.top_k > 0 || rules_.top_p < 1.0f || rules_.min_p > 0.0f;
   if (!cuts) {
@@ -137,38 +141,33 @@ int Sampler::draw(const float* weights, int vocabulary, double total, Workspace&
     }
     return token;
   }
-  // Candidates largest first: those above a floor, which falls until the cut is known.
-  auto& best = space.best;
-  const int k = rules_.top_k > 0 ? std::min(rules_.top_k, vocabulary) : vocabulary;
+  // Candidates above a floor, which falls until the cut is among them. Each cut keeps the first few
+  // in their order, so the tightest is the one that keeps least weight.
+  Order& order = space.order;
+  const bool ranked = rules_.top_k > 0 && rules_.top_k < vocabulary;
+  const float least = ranked ? kLightest : std::max(rules_.min_p, kLightest);
+  double kept;
   for (float floor = 1e-2f;; floor *= 1e-2f) {
-    const bool whole = floor < 1e-12f;
-    best.clear();
-    for (int i = 0; i < vocabulary; ++i)
-      if (weights[i] > (whole ? 0.0f : floor)) best.emplace_back(weights[i], i);
-    if (k < vocabulary && int(best.size()) < k && !whole) continue;
-    std::sort(best.begin(), best.end(), [](const auto& a, const auto& b) {
-      return a.first != b.first ? a.first > b.first : a.second < b.second;
-    });
-    const int count = std::min<int>(k, int(best.size()));
-    double reach = total, kept = 0.0;
-    if (k < vocabulary) {
-      reach = 0.0;
-      for (int i = 0; i < count; ++i) reach += double(best[i].first);
+    const bool all = floor < 1e-12f || floor <= least;
+    order.gather(kernels, weights, vocabulary, all ? least : floor);
+    const bool enough = all || (ranked && order.count() >= rules_.top_k);
+    kept = order.sum();
+    if (ranked && order.count() > rules_.top_k) kept = order.at_rank(rules_.top_k - 1).sum();
+    if (rules_.top_p < 1.0f) {
+      const double limit = double(rules_.top_p) * (ranked ? kept : total);
+      if (!enough && (ranked || kept < limit)) continue;
+      // The first candidate with which the sum reaches the limit is the last that stays.
+      kept = std::min(kept, order.at_sum(std::nextafter(limit, 0.0)).sum());
+    } else if (!enough) {
+      continue;
     }
-    const double limit = double(rules_.top_p) * reach;
-    const auto open = [&] { return rules_.top_p >= 1.0f || kept < limit; };
-    int end = 0;
-    while (end < count && (end == 0 || (open() && best[end].first >= rules_.min_p)))
-      kept += double(best[end++].first);
-    if (end == count && count < k && open() && !whole && rules_.min_p < floor) continue;
-    const double target = u * kept;
-    double running = 0.0;
-    for (int i = 0; i < end; ++i) {
-      running += double(best[i].first);
-      if (running > target) return best[i].second;
-    }
-    return best[end - 1].second;
+    break;
   }
+  if (ranked && rules_.min_p > 0.0f) {
+    order.gather(kernels, weights, vocabulary, rules_.min_p);
+    kept = std::min(kept, order.sum());
+  }
+  return order.at_sum(u * kept).token;
 }
 
 }  // namespace everloop

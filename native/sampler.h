@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "order.h"
 
 namespace everloop {
 
@@ -21,8 +22,8 @@ struct Rules {
 
 struct Workspace {  // of one thread
   std::vector<float> logits, weights;
-  std::vector<std::pair<float, int>> best;
   std::vector<double> sums;
+  Order order;
 };
 
 class Sampler {
@@ -38,7 +39,7 @@ class Sampler {
  private:
   bool penalizes() const;
   void adjust(float* logits, int vocabulary) const;
-  int draw(const float* weights, int vocabulary, double total, Workspace& space) const;
+  int draw(const Kernels& kernels, int vocabulary, double total, Workspace& space) const;
 
   struct Seen {
     int32_t token;

@@ -28,9 +28,48 @@ inline bool bounds(const float* x, int n, float* most) {
 inline int argmax(const float* x, int n) {
   float top;
   if (!bounds(x, n, &top)) return -1;
-  for (int i = 0; i < n; ++i)
-    if (x[i] == top) return i;
+  constexpr int kStretch = 256;
+  for (int i = 0; i < n; i += kStretch) {
+    const int end = i + kStretch < n ? i + kStretch : n;
+    int found = 0;
+    for (int j = i; j < end; ++j) found += x[j] == top;  // no branch: many at once
+    for (int j = i; found && j < end; ++j)
+      if (x[j] == top) return j;
+  }
   return -1;
+}
+
+// Eight sums in double: lane i of a vector adds to sum i mod 8.
+struct Sums {
+#if defined(__AVX512F__)
+  __m512d sums = _mm512_setzero_pd();
+  void add(Vec v) {
+    sums = _mm512_add_pd(sums, _mm512_cvtps_pd(_mm512_castps512_ps256(v)));
+    sums = _mm512_add_pd(sums, _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)));
+  }
+  void store(double* to) const { _mm512_storeu_pd(to, sums); }
+#elif defined(__AVX2__)
+  __m256d low = _mm256_setzero_pd(), high = _mm256_setzero_pd();
+  void add(Vec v) {
+    low = _mm256_add_pd(low, _mm256_cvtps_pd(_mm256_castps256_ps128(v)));
+    high = _mm256_add_pd(high, _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)));
+  }
+  void store(double* to) const {
+    _mm256_storeu_pd(to, low);
+    _mm256_storeu_pd(to + 4, high);
+  }
+#else
+  double sums[8] = {};
+  void add(Vec v) {
+    for (int j = 0; j < kLanes; ++j) sums[j] += double(v[j]);
+  }
+  void store(double* to) const { std::memcpy(to, sums, sizeof sums); }
+#endif
+};
+
+inline double add(const double* parts) {
+  return ((parts[0] + parts[4]) + (parts[1] + parts[5])) +
+         ((parts[2] + parts[6]) + (parts[3] + parts[7]));
 }
 
 inline bool weigh(const float* x, int n, float temperature, float* w, double* total) {
@@ -38,13 +77,15 @@ inline bool weigh(const float* x, int n, float temperature, float* w, double* to
   if (!bounds(x, n, &top)) return false;
   const float inverse = 1.0f / temperature;
   const Vec t = set1(top), s = set1(inverse);
-  double parts[8] = {};
+  Sums sums;
   int i = 0;
   for (; i + kLanes <= n; i += kLanes) {
     const Vec v = exp((load(x + i) - t) * s);
     store(w + i, v);
-    for (int j = 0; j < kLanes; ++j) parts[j % 8] += double(w[i + j]);
+    sums.add(v);
   }
+  double parts[8];
+  sums.store(parts);
   for (; i < n; ++i) {
     float one[kLanes] = {};
     one[0] = (x[i] - top) * inverse;
@@ -52,8 +93,7 @@ inline bool weigh(const float* x, int n, float temperature, float* w, double* to
     w[i] = one[0];
     parts[0] += double(one[0]);
   }
-  *total = ((parts[0] + parts[4]) + (parts[1] + parts[5])) +
-           ((parts[2] + parts[6]) + (parts[3] + parts[7]));
+  *total = add(parts);
   return true;
 }
 
