@@ -28,11 +28,17 @@ size_t everloop_packed_bytes(int bits, int outputs, int inputs) {
 }
 
 // Packs panels [first, last) to `out`, where panel `first` begins; -1, or the index of a weight
-// that is NaN, infinite or too large.
+// that is NaN, infinite or too large. `x` and `y` (padded inputs x 16): directions of the inputs and
+// the responses to them, or null.
 int64_t everloop_pack(int bits, const float* weight, int outputs, int inputs, int gate, int first,
-                      int last, uint8_t* out) {
+                      int last, uint8_t* out, const float* x, const float* y) {
   return everloop::pack(shape_of(bits, outputs, inputs, nullptr, nullptr), weight, gate != 0,
-                        first, last, out);
+                        first, last, out, {x, y});
+}
+
+// The responses y (inputs x 16) to components x; `rest` > 0 is what inputs hold besides.
+void everloop_respond(const float* x, int inputs, double rest, float* y) {
+  everloop::respond(x, inputs, rest, y);
 }
 
 void everloop_pack_bias(const float* bias, int outputs, int gate, float* out) {

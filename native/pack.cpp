@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "compensate.h"
 #include "half.h"
 #include "pack4.h"
 
@@ -48,19 +49,76 @@ float quantize8(const float* x, int n, float most, uint8_t* q) {
   return zero ? 0.0f : most / 127.0f;
 }
 
+// Rounding for one panel: plainly, or with directions in which errors are made up for.
+class Rounder {
+ public:
+  explicit Rounder(const Directions& directions) : directions_(directions) {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2")) work_ = compensate_avx2;
+#endif
+  }
+
+  bool on() const { return directions_.x != nullptr; }
+  void start() { std::memset(error_, 0, sizeof error_); }
+
+  // Inputs [begin, begin + kGroup) of a panel; each q plus `zero` is kept.
+  void round(const float (*w)[kPanel], const float* scale, int begin, float low, float high,
+             int zero, uint8_t (*q)[kPanel]) {
+    alignas(64) float inverse[kPanel], whole[kGroup][kPanel];
+    for (int n = 0; n < kPanel; ++n) inverse[n] = scale[n] == 0.0f ? 0.0f : 1.0f / scale[n];
+    const size_t at = size_t(begin) * kDirections;
+    work_(w, kGroup, scale, inverse, low, high, directions_.x + at, directions_.y + at, error_,
+          whole);
+    for (int k = 0; k < kGroup; ++k)
+      for (int n = 0; n < kPanel; ++n) q[k][n] = uint8_t(int(whole[k][n]) + zero);
+  }
+
+ private:
+  const Directions directions_;
+  Compensate work_ = compensate;
+  alignas(64) float error_[kDirections][kPanel];
+};
+
+// The weights of inputs [begin, begin + count) with inputs as rows; the rest stay as they are.
+void turn(const Matrix& m, const float* weight, const int* source, int begin, int count,
+          float (*group)[kPanel]) {
+  for (int n = 0; n < kPanel; ++n) {
+    if (source[n] < 0) continue;
+    const float* x = weight + int64_t(source[n]) * m.inputs + begin;
+    for (int k = 0; k < count; ++k) group[k][n] = x[k];
+  }
+}
+
+// The rows of `pack8` once more, with corrections.
+void correct8(const Matrix& m, const float* weight, const int* source, const float* scales,
+              Rounder& rounder, uint8_t* rows) {
+  alignas(64) float group[kGroup][kPanel];
+  uint8_t q[kGroup][kPanel];
+  rounder.start();
+  for (int begin = 0; begin < m.padded_inputs(); begin += kGroup) {
+    std::memset(group, 0, sizeof group);
+    turn(m, weight, source, begin, m.inputs - begin < kGroup ? m.inputs - begin : kGroup, group);
+    rounder.round(group, scales, begin, -127.0f, 127.0f, 128, q);
+    for (int n = 0; n < kPanel; ++n)
+      for (int k = 0; k < kGroup; ++k) rows[size_t(n) * m.padded_inputs() + begin + k] = q[k][n];
+  }
+}
+
 int64_t pack8(const Matrix& m, const float* weight, bool gate, int panel, uint8_t* out,
-              std::vector<uint8_t>& rows) {
+              Rounder& rounder, std::vector<uint8_t>& rows) {
   const int padded = m.padded_inputs();
   rows.assign(size_t(kPanel) * padded, 128);
   float scales[kPanel] = {};
+  int source[kPanel];
   for (int n = 0; n < kPanel; ++n) {
-    const int source = source_of(m, gate, panel * kPanel + n);
-    if (source < 0) continue;
-    const float* x = weight + size_t(source) * m.inputs;
+    source[n] = source_of(m, gate, panel * kPanel + n);
+    if (source[n] < 0) continue;
+    const float* x = weight + size_t(source[n]) * m.inputs;
     const float most = largest(x, m.inputs);
-    if (most < 0) return int64_t(source) * m.inputs + first_bad(x, m.inputs, 3.4028235e38f);
+    if (most < 0) return int64_t(source[n]) * m.inputs + first_bad(x, m.inputs, 3.4028235e38f);
     scales[n] = quantize8(x, m.inputs, most, rows.data() + size_t(n) * padded);
   }
+  if (rounder.on()) correct8(m, weight, source, scales, rounder, rows.data());
   std::memcpy(out, scales, sizeof scales);
   out += sizeof scales;
   constexpr int kPiece = 64;  // inputs: a cache line of each output's bytes
@@ -73,7 +131,8 @@ int64_t pack8(const Matrix& m, const float* weight, bool gate, int panel, uint8_
   return -1;
 }
 
-int64_t pack4(const Matrix& m, const float* weight, bool gate, int panel, uint8_t* out) {
+int64_t pack4(const Matrix& m, const float* weight, bool gate, int panel, uint8_t* out,
+              Rounder& rounder) {
   auto* search = quantize4;
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2")) search = quantize4_avx2;
@@ -81,6 +140,7 @@ int64_t pack4(const Matrix& m, const float* weight, bool gate, int panel, uint8_
   alignas(64) float group[kGroup][kPanel];
   int source[kPanel];
   for (int n = 0; n < kPanel; ++n) source[n] = source_of(m, gate, panel * kPanel + n);
+  rounder.start();
   for (int begin = 0; begin < m.padded_inputs(); begin += kGroup) {
     const int count = m.inputs - begin < kGroup ? m.inputs - begin : kGroup;
     std::memset(group, 0, sizeof group);
@@ -90,11 +150,16 @@ int64_t pack4(const Matrix& m, const float* weight, bool gate, int panel, uint8_
       const float most = largest(weight + at, count);
       if (most < 0 || most > kMostWeight4)
         return at + first_bad(weight + at, count, kMostWeight4);
-      for (int k = 0; k < count; ++k) group[k][n] = weight[at + k];
     }
+    turn(m, weight, source, begin, count, group);
     uint16_t scales[kPanel];
     uint8_t q[kGroup][kPanel];
     search(group, scales, q);
+    if (rounder.on()) {
+      alignas(64) float wide[kPanel];
+      for (int n = 0; n < kPanel; ++n) wide[n] = half_to_float(scales[n]);
+      rounder.round(group, wide, begin, -8.0f, 7.0f, 8, q);
+    }
     std::memcpy(out, scales, sizeof scales);
     out += sizeof scales;
     for (int k = 0; k < kGroup; k += 8)
@@ -115,11 +180,12 @@ int source_of(const Matrix& shape, bool gate, int n) {
 }
 
 int64_t pack(const Matrix& shape, const float* weight, bool gate, int first, int last,
-             uint8_t* out) {
+             uint8_t* out, const Directions& directions) {
   std::vector<uint8_t> rows;
+  Rounder rounder(directions);
   for (int panel = first; panel < last; ++panel, out += shape.panel_bytes()) {
-    const int64_t bad = shape.bits == 8 ? pack8(shape, weight, gate, panel, out, rows)
-                                        : pack4(shape, weight, gate, panel, out);
+    const int64_t bad = shape.bits == 8 ? pack8(shape, weight, gate, panel, out, rounder, rows)
+                                        : pack4(shape, weight, gate, panel, out, rounder);
     if (bad >= 0) return bad;
   }
   return -1;

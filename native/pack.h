@@ -1,5 +1,6 @@
 // From rows of float32 weights to the panels that products read, and back.
 #pragma once
+#include "compensate.h"
 #include "matrix.h"
 
 namespace everloop {
@@ -12,12 +13,13 @@ constexpr int kMaxInputs = 65536;  // more could overflow an int32 sum of produc
 // Store::kGate wants them.
 //
 // 8 bits: one symmetric scale an output, the largest weight is 127. 4 bits: a float16 scale a
-// group, searched for the least squared error.
+// group, searched for the least squared error. With `directions`, of this matrix's inputs, weights
+// are rounded so that errors cancel along these.
 //
 // Returns -1, or the index in `weight` of one that has no place: NaN, an infinity, or in 4 bits a
 // number beyond float16's range of scales. What has been written then means nothing.
 int64_t pack(const Matrix& shape, const float* weight, bool gate, int first, int last,
-             uint8_t* out);
+             uint8_t* out, const Directions& directions = {});
 
 // A bias in the order of the packed outputs, padded with zeros to whole panels.
 void pack_bias(const Matrix& shape, const float* bias, bool gate, float* out);

@@ -21,6 +21,8 @@ from everloop.engine.native.compiled import CompiledBackend
 from everloop.engine.native.eager import EagerSampler
 from everloop.engine.native.noise import uniform
 from everloop.engine.native.packed import PackedModel, open_packed, source_key
+from everloop.engine.native.packing import Part, parts_of
+from everloop.engine.native.products import Weights
 from everloop.engine.native.sampler import sample
 from everloop.errors import DataError
 from everloop.model import checkpoint
@@ -67,8 +69,8 @@ def logits(backend: CompiledBackend, ids: list[int], chunks: list[int], first: i
     return torch.cat(out)
 
 
-def quantized(model: Transformer) -> Transformer:
-    """The model with 8-bit weights (a scale an output) and 8-bit inputs (a scale a token)."""
+def quantized(model: Transformer, packed: PackedModel) -> Transformer:
+    """The model with the packed weights and 8-bit inputs (a scale a token)."""
 
     def rounded(x: Tensor) -> Tensor:
         scale = x.abs().amax(-1, keepdim=True) / 127
@@ -76,11 +78,36 @@ def quantized(model: Transformer) -> Transformer:
 
     for module in list(model.modules()):
         if isinstance(module, nn.Linear):
-            module.weight = nn.Parameter(rounded(module.weight.detach()))
             module.register_forward_pre_hook(lambda _, inputs: (rounded(inputs[0]),))
-    embedding = model.model.embed_tokens
-    embedding.weight = nn.Parameter(rounded(embedding.weight.detach()))
+    state = model.state_dict()
+    with torch.no_grad():
+        for part in parts_of(model.config, packed.bits):
+            if part.bits:
+                value = unpacked(packed, part)
+            else:
+                value = torch.from_numpy(packed.array(part.name).copy())
+                value = value[order(len(value), part.gate)]
+            sizes = [state[source].shape[0] for source in part.sources]
+            for source, piece in zip(part.sources, value[: sum(sizes)].split(sizes), strict=True):
+                state[source].copy_(piece)
     return model
+
+
+def order(outputs: int, gate: bool) -> list[int]:
+    """Where each output of the model lies in a packed matrix: gates and ups by 16."""
+    if not gate:
+        return list(range(outputs))
+    places = [i // 16 * 32 + i % 16 for i in range(outputs // 2)]
+    return places + [place + 16 for place in places]
+
+
+def unpacked(packed: PackedModel, part: Part) -> Tensor:
+    """A packed matrix in the model's order."""
+    found = packed.matrix(part.name)
+    shape = {"bits": found.bits, "outputs": found.outputs, "inputs": found.inputs}
+    weights = Weights(**shape, gate=part.gate, data=found.data, bias=None)
+    rows = [weights.row(n) for n in order(found.outputs, part.gate)]
+    return torch.from_numpy(np.stack(rows))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -90,10 +117,11 @@ def test_every_layout_is_the_quantized_transformer(layout: str, isa: str, tmp_pa
         pytest.skip(f"this processor doesn't run {isa}")
     saved(layout, tmp_path / "model")
     ids = sample_ids(40, 1)
+    backend = backend_for(tmp_path / "model", tmp_path / "cache", isa=isa)
+    packed = open_packed(tmp_path / "model", None, bits=8, cache=tmp_path / "cache")
     _, model = checkpoint.load(tmp_path / "model")
     with torch.inference_mode():
-        want = quantized(model)(ids)[0]
-    backend = backend_for(tmp_path / "model", tmp_path / "cache", isa=isa)
+        want = quantized(model, packed)(ids)[0]
     got = logits(backend, ids[0].tolist(), [33, 1, 6])
     # Keys and values are float16, and a number on the edge may round the other way: noise of
     # 0.05 % in the values alone moves these small models' logits by 0.03 of their spread.
@@ -131,7 +159,9 @@ def test_a_cache_of_8_bits_is_close_to_one_of_16(isa: str, tmp_path: Path) -> No
     saved("qwen3", tmp_path / "model")
     ids = sample_ids(LENGTH, 1)[0].tolist()
     full, half = (
-        logits(backend_for(tmp_path / "model", tmp_path / "cache", isa=isa, kv_bits=n), ids, [64, 6])
+        logits(
+            backend_for(tmp_path / "model", tmp_path / "cache", isa=isa, kv_bits=n), ids, [64, 6]
+        )
         for n in (16, 8)
     )
     error = (full - half).std() / full.std()

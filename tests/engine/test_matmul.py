@@ -345,5 +345,5 @@ def test_a_matrix_can_be_packed_in_parts(bits: int) -> None:
     size = whole.size // 5
     for first, last in ((3, 5), (0, 1), (1, 3)):
         part = parts[first * size : last * size]
-        assert native.pack(bits, weight, 300, 70, 0, first, last, part) == -1
+        assert native.pack(bits, weight, 300, 70, 0, first, last, part, None, None) == -1
     assert same(whole, parts)

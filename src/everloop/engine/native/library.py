@@ -117,7 +117,11 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "logprobs": (_INT, [_MODEL, Array, _INT, Array, _INT, Array, Array, Array]),
     "clear": (None, [_MODEL, Array, _INT]),
     "packed_bytes": (c.c_size_t, [_INT, _INT, _INT]),
-    "pack": (c.c_int64, [_INT, Array, _INT, _INT, _INT, _INT, _INT, Array]),
+    "pack": (
+        c.c_int64,
+        [_INT, Array, _INT, _INT, _INT, _INT, _INT, Array, c.c_void_p, c.c_void_p],
+    ),
+    "respond": (None, [Array, _INT, c.c_double, Array]),
     "pack_bias": (None, [Array, _INT, _INT, Array]),
     "sampler_new": (_SAMPLER, [c.POINTER(Rules), Array, _INT, Array, Array, _INT]),
     "sampler_free": (None, [_SAMPLER]),

@@ -21,6 +21,9 @@ import torch
 from torch import Tensor
 
 from everloop.engine.native import library
+from everloop.engine.native.calibration import ids_for, record
+from everloop.engine.native.compensating import Directions, directions
+from everloop.engine.native.equalizing import equalize
 from everloop.engine.native.packed import ALIGNMENT, write_packed
 from everloop.errors import DataError, EverloopError
 from everloop.model import checkpoint
@@ -73,12 +76,15 @@ def parts_of(config: ModelConfig, bits: int) -> list[Part]:
     return parts
 
 
-def pack_model(config: ModelConfig, model: Transformer, path: Path, *, bits: int, key: str) -> None:
+def pack_model(
+    config: ModelConfig, model: Transformer, path: Path, *, bits: int, key: str, ids: Tensor
+) -> None:
     """Writes the packed form of `model` to `path`. Raises DataError for a weight that is NaN or
     infinite."""
     native: Any = library.load()
     state = {name: value.detach() for name, value in model.state_dict().items()}
     parts = parts_of(config, bits)
+    folded = equalize(model, record(model, ids))
     shapes: dict[str, tuple[str, int]] = {}
     matrices: dict[str, tuple[int, int, int]] = {}
     for part in parts:
@@ -99,9 +105,12 @@ def pack_model(config: ModelConfig, model: Transformer, path: Path, *, bits: int
     def arrays() -> Iterator[tuple[str, npt.NDArray[Any]]]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for part in parts:
-                value = torch.cat([state[s].float() for s in part.sources]).contiguous()
+                value = torch.cat([folded.apply(s, state[s]) for s in part.sources]).contiguous()
                 if part.bits:
-                    yield part.name, _matrix(native, pool, part, value, shapes[part.name][1])
+                    inputs = folded.inputs.get(part.sources[0].removesuffix(".weight"))
+                    way = Directions() if inputs is None else directions(native, inputs)
+                    size = shapes[part.name][1]
+                    yield part.name, _matrix(native, pool, part, value, size, way)
                 elif part.bias:
                     out = np.empty(shapes[part.name][1] // 4, np.float32)
                     native.pack_bias(value.numpy(), len(value), part.gate, out)
@@ -119,7 +128,7 @@ def pack_model(config: ModelConfig, model: Transformer, path: Path, *, bits: int
 
 
 def _matrix(
-    native: Any, pool: ThreadPoolExecutor, part: Part, value: Tensor, size: int
+    native: Any, pool: ThreadPoolExecutor, part: Part, value: Tensor, size: int, way: Directions
 ) -> npt.NDArray[np.uint8]:
     outputs, inputs = value.shape
     out = np.empty(size, np.uint8)
@@ -130,7 +139,8 @@ def _matrix(
 
     def some(first: int, last: int) -> int:
         place = out[first * each : last * each]
-        return int(native.pack(part.bits, weight, outputs, inputs, part.gate, first, last, place))
+        shape = (part.bits, weight, outputs, inputs, part.gate)
+        return int(native.pack(*shape, first, last, place, way.components, way.responses))
 
     step = max(1, panels // (4 * (os.cpu_count() or 1)))
     ranges = [(first, min(first + step, panels)) for first in range(0, panels, step)]
@@ -163,7 +173,8 @@ def main(setup: dict[str, Any]) -> int:
 
             config, model = load_merged(Path(adapter), directory)
         path = Path(setup["path"])
-        pack_model(config, model, path, bits=setup["bits"], key=setup["key"])
+        ids = ids_for(directory, model)
+        pack_model(config, model, path, bits=setup["bits"], key=setup["key"], ids=ids)
     except EverloopError as error:
         told = {"kind": type(error).__name__, "message": error.message, "param": error.param}
     except OSError as error:

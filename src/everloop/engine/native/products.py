@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from everloop.engine.native import library
+from everloop.engine.native.compensating import Directions
 
 Floats = npt.NDArray[np.float32]
 
@@ -79,15 +80,25 @@ def aligned(size: int) -> npt.NDArray[np.uint8]:
     return spacious[begin : begin + size]
 
 
-def pack(weight: Floats, bias: Floats | None = None, *, bits: int, gate: bool = False) -> Weights:
+def pack(
+    weight: Floats,
+    bias: Floats | None = None,
+    *,
+    bits: int,
+    gate: bool = False,
+    directions: Directions | None = None,
+) -> Weights:
     """Quantizes (outputs, inputs) float32 weights; with `gate`, the first half are gates and the
-    second ups. ValueError names a weight that is NaN, infinite or too large."""
+    second ups. Errors are made up for along `directions`. ValueError names a weight that is NaN,
+    infinite or too large."""
     native: Any = library.load()
     outputs, inputs = weight.shape
     weight = np.ascontiguousarray(weight, np.float32)
     data = aligned(native.packed_bytes(bits, outputs, inputs))
     panels = -(-outputs // PANEL)
-    bad = native.pack(bits, weight, outputs, inputs, gate, 0, panels, data)
+    way = directions or Directions()
+    shape = (bits, weight, outputs, inputs, gate)
+    bad = native.pack(*shape, 0, panels, data, way.components, way.responses)
     if bad >= 0:
         raise ValueError(f"weight {bad} is {weight.flat[bad]}")
     packed_bias = None
