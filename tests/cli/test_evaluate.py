@@ -30,11 +30,27 @@ def test_a_folder_is_measured(run: Run, model_dir: Path, tmp_path: Path) -> None
     assert header.split("\t") == ["suite", "metric", "model", "baseline", "", "rows"]
     measured = {line.split("\t")[0]: line.split("\t") for line in lines}
     assert measured["intent.own"][1] == "accuracy"
-    assert len(measured) == 8
+    assert len(measured) == 11
     assert "not measured: The model's context is too short" in result.err
     report = json.loads((out / "report.json").read_text())
     assert report["model"]["name"] == model_dir.name
     assert f"# {model_dir.name}\n" in card.read_text()
+    # Shown again beside itself, without a model; and refused beside another's rows.
+    again = run(
+        "evaluate", str(out / "report.json"), "--compare", str(out), "--out", str(tmp_path / "b")
+    )
+    assert again.code == 0, again.err
+    assert "topic.own\taccuracy ↑\t" in again.out
+    assert "\t0.0\t" in again.out
+    assert "report.html" in again.err
+    assert "Beside" in (tmp_path / "b" / "report.html").read_text("utf-8")
+    other = run(
+        "evaluate", str(model_dir), "--rows", str(ROWS), "--suite", "topic", "--limit", "1",
+        "--compare", str(out / "report.json"), "--threads", "1", "--out", str(tmp_path / "c"),
+    )  # fmt: skip
+    assert other.code == 2
+    assert "was measured on other rows: topic.own" in other.err
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from everloop.evaluate.evaluate import Subject, evaluate
 from everloop.evaluate.extras import load as library
 from everloop.evaluate.journal import Journal
 from everloop.evaluate.progress import Progress
-from everloop.evaluate.suites import DIALOGUE, HELD_OUT, PUBLIC, load
+from everloop.evaluate.suites import DIALOGUE, HELD_OUT, PUBLIC, ROBUSTNESS, load
 from tests.tasks.small_engine import SmallEngine
 
 ROWS = Path(__file__).parent / "rows"
@@ -53,7 +53,7 @@ def test_every_task_is_measured_beside_its_baseline(tmp_path: Path) -> None:
     for result in results.values():
         for estimate in result["metrics"].values():
             assert estimate["low"] <= estimate["value"] <= estimate["high"]
-        if result["task"] not in ("dialogue", "intent"):
+        if result["task"] not in ("dialogue", "intent", "chat"):
             assert result["baselines"]
             assert result["above_baseline"]["low"] <= result["above_baseline"]["high"]
     sentiment = results["sentiment.own"]
@@ -172,7 +172,7 @@ def test_a_full_engine_is_waited_for_and_a_dead_one_given_up(
 def test_suites_are_called_by_name_task_or_source() -> None:
     every, missing = load(["all"], ROWS, [], 0)
     assert [m.name for m in every] == ["dialogue.en", "dialogue.zh"]
-    assert missing.keys() == {*PUBLIC, HELD_OUT}
+    assert missing.keys() == {*PUBLIC, *ROBUSTNESS, HELD_OUT}
     assert "github.com/clinc/oos-eval" in missing["intent.clinc150"]
     by_source, _ = load(["own"], ROWS, [], 2)
     assert sorted(m.name for m in by_source) == OWN

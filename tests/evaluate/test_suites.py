@@ -263,6 +263,8 @@ def test_of_two_sentences_the_grammatical_one_is_likelier() -> None:
     assert suite.details(rows, said) == {"phenomena": {"agreement": [1, 2], "case": [0, 1]}}
     (shorter,) = suite.baselines(rows).values()
     assert values(suite, shorter) == {"accuracy": pytest.approx(1 / 3)}
+    even = {"good": -1.0, "bad": -1.0}
+    assert values(suite, [even, said[0], said[1]]) == {"accuracy": pytest.approx(1 / 2)}
 
 
 def test_pairs_are_told_by_what_differs() -> None:

@@ -139,4 +139,4 @@ class Classification(Suite):
         }
 
     def show(self, row: Row, prediction: Prediction) -> tuple[str, str, str]:
-        return row["text"], row["label"], str(prediction.get("label", ""))
+        return self.text_of(row), row["label"], str(prediction.get("label", ""))

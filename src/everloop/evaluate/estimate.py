@@ -30,7 +30,7 @@ class Estimate:
     high: float
 
 
-def wilson(successes: int, count: int) -> Estimate:
+def wilson(successes: float, count: float) -> Estimate:
     """A share, with Wilson's score interval (Wilson 1927); without rows anything is possible."""
     if count == 0:
         return Estimate(value=0.0, low=0.0, high=1.0)

@@ -59,8 +59,9 @@ class MinimalPairs(Suite):
         return {"good": good.total, "bad": bad.total}
 
     def statistics(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> Statistics:
-        right = [p.get("good", 0.0) > p.get("bad", 0.0) for p in predictions]
-        return np.array([right, np.ones(len(rows))], float).T
+        """Two that are equally likely are half right."""
+        above = [p.get("good", 0.0) - p.get("bad", 1.0) for p in predictions]
+        return np.array([(np.sign(above) + 1) / 2, np.ones(len(rows))], float).T
 
     def baselines(self, rows: Sequence[Row]) -> Mapping[str, Sequence[Prediction]]:
         """The shorter sentence, to which products of probabilities lean anyway."""
@@ -69,11 +70,11 @@ class MinimalPairs(Suite):
 
     def details(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, Any]:
         """`phenomena`: right and rows of each."""
-        found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        found: dict[str, list[float]] = defaultdict(lambda: [0, 0])
         table = self.statistics(rows, predictions)
         for row, (right, _) in zip(rows, table, strict=True):
             counts = found[str(row.get("phenomenon", ""))]
-            counts[0] += int(right)
+            counts[0] += float(right)
             counts[1] += 1
         return {"phenomena": dict(sorted(found.items()))} if set(found) != {""} else {}
 

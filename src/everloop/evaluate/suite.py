@@ -43,7 +43,7 @@ class Metric:
         if self.share is None:
             return bootstrap(statistics, self.of)
         good, tries = statistics[:, self.share].sum(0)
-        return wilson(round(good), round(tries))
+        return wilson(float(good), float(tries))
 
 
 def share(good: int, tries: int, *, higher_is_better: bool = True) -> Metric:
