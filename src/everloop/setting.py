@@ -80,7 +80,7 @@ class Spec:
         low, high = self.minimum, self.maximum
         if (low is not None and value < low) or (high is not None and value > high):
             raise self._bad(value, origin, self._repair())
-        if self.choices and value not in self.choices:
+        if self.choices and str(value) not in self.choices:
             raise self._bad(value, origin, "use one of " + ", ".join(self.choices))
         if self.kind == "text" and not str(value).strip():
             raise self._bad(value, origin, "give a text that isn't blank")

@@ -93,6 +93,13 @@ class Settings:
         "Tokens that the key-value cache holds; 0: derived from the model.",
         minimum=0,
     )
+    kv_bits: int = _setting(
+        16,
+        "int",
+        "engine",
+        "Bits of a number in the key-value cache; 8 takes half the memory and is less exact.",
+        choices=("16", "8"),
+    )
     prefill_chunk: int = _setting(
         512, "int", "engine", "Prompt tokens computed per step, at most.", minimum=16, maximum=65536
     )

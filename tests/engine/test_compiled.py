@@ -19,12 +19,14 @@ from everloop.engine.native import library
 from everloop.engine.native.backend import Choice, Rows, Writer
 from everloop.engine.native.compiled import CompiledBackend
 from everloop.engine.native.eager import EagerSampler
+from everloop.engine.native.loading import load_backend
 from everloop.engine.native.noise import uniform
+from everloop.engine.native.options import NativeOptions
 from everloop.engine.native.packed import PackedModel, open_packed, source_key
 from everloop.engine.native.packing import Part, parts_of
 from everloop.engine.native.products import Weights
 from everloop.engine.native.sampler import sample
-from everloop.errors import DataError
+from everloop.errors import DataError, InvalidRequest
 from everloop.model import checkpoint
 from everloop.model.config import ModelConfig
 from everloop.model.transformer import Transformer
@@ -168,6 +170,13 @@ def test_a_cache_of_8_bits_is_close_to_one_of_16(isa: str, tmp_path: Path) -> No
     assert 0 < error < 0.05, error
 
 
+def test_a_cache_of_8_bits_needs_the_kernels(tmp_path: Path) -> None:
+    saved("qwen3", tmp_path / "model")
+    with pytest.raises(InvalidRequest, match="kv_bits=16, or quantization=int8") as caught:
+        load_backend(tmp_path / "model", None, NativeOptions(kv_bits=8, quantization="none"))
+    assert caught.value.param == "kv_bits"
+
+
 def test_a_key_that_is_not_finite_is_told(tmp_path: Path) -> None:
     saved("qwen3", tmp_path / "model")
     path = tmp_path / "model" / "model.safetensors"
@@ -214,9 +223,22 @@ def test_writing_in_one_go_is_writing_step_by_step(tmp_path: Path) -> None:
             for i, choice in enumerate(choices)
         ]
 
+    def step_by_step(writing: list[Writer]) -> list[list[int]]:
+        made = [[w.id for w in writing]]
+        for i in range(40):
+            backend.forward(
+                [
+                    Rows(ids=[token], start=w.position + i, table=w.table)
+                    for w, token in zip(writing, made[-1], strict=True)
+                ]
+            )
+            rows = backend.logits(range(len(writing)))
+            drawn = backend.verify(rows, [w.sampler for w in writing], [()] * len(writing))
+            made.append([token for [token] in drawn])
+        return made[1:]
+
     fast = backend.write(writers(), 40)
-    slow = super(CompiledBackend, backend).write(writers(), 40)
-    assert fast == slow
+    assert fast == step_by_step(writers())
     assert len(fast) == 40
     end = fast[11][1]
     first = [step[1] for step in fast].index(end)

@@ -12,11 +12,13 @@ EACH = 3 * 2 * 2 * 24 * 4
 
 
 def blocks(available: int, **changes: int) -> int:
-    return plan_blocks(CONFIG, NativeOptions(**changes), available, block_size=16, width=4)
+    return plan_blocks(CONFIG, NativeOptions(**changes), available, block_size=16, bits=32)
 
 
 def test_bytes_of_a_token() -> None:
-    assert token_bytes(CONFIG, width=4) == EACH
+    assert token_bytes(CONFIG, bits=32) == EACH
+    assert token_bytes(CONFIG, bits=16) == EACH // 2
+    assert token_bytes(CONFIG, bits=8) == EACH // 4 + 3 * 2 * 2 * 4  # a scale for every head
 
 
 def test_derived_from_the_load_or_from_half_of_the_memory() -> None:

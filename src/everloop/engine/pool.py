@@ -137,6 +137,7 @@ class EnginePool:
             max_running=settings.max_running,
             max_queue=settings.max_queue,
             kv_tokens=settings.kv_tokens,
+            kv_bits=settings.kv_bits,
             prefill_chunk=settings.prefill_chunk,
             drafting=settings.drafting == "on",
         )

@@ -74,6 +74,7 @@ class CompiledBackend(Backend):
     ) -> None:
         """`max_rows` bounds the tokens of one batch; `kv_bits`, 16 or 8, are those of a number in
         the key-value cache."""
+        assert kv_bits in (16, 8)
         self._native: Any = library.load(isa)
         self._packed = model  # owns the memory that the library reads
         self.name = f"{model.bits}-bit weights, {self._native.isa}"

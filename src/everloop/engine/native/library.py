@@ -17,7 +17,7 @@ import numpy.typing as npt
 PATH = Path(__file__).with_name("_native.so")
 
 ISA_VARIABLE = "EVERLOOP_ISA"
-"""Forces an instruction set: avx512vnni, avx2 or portable."""
+"""Forces an instruction set: avx512bf16, avx512vnni, avx2 or portable."""
 
 Pointer = c.c_void_p
 
@@ -164,7 +164,7 @@ def load(isa: str | None = None) -> Library:
         if found is None:
             raise Missing(
                 f"{ISA_VARIABLE}={wanted} is not among what this machine runs "
-                "(avx512vnni, avx2, portable)"
+                "(avx512bf16, avx512vnni, avx2, portable)"
             )
         return Library(handle, found.decode())
     except (OSError, AttributeError) as error:

@@ -44,7 +44,14 @@ def load_backend(directory: Path, adapter: Path | None, options: NativeOptions) 
     numbers; DataError for files that are broken.
     """
     bits, note = choose_bits(options.quantization)
-    if on_gpu(directory, options):
+    gpu = on_gpu(directory, options)
+    if options.kv_bits == 8 and (gpu or not bits):
+        raise InvalidRequest(
+            "kv_bits=8 is for the compiled kernels, but this model would run in PyTorch. Set "
+            "kv_bits=16, or quantization=int8 and device=cpu where the native library runs.",
+            param="kv_bits",
+        )
+    if gpu:
         loaded = _gpu(directory, adapter, options)
     elif bits:
         loaded = _compiled(directory, adapter, options, bits)
@@ -120,17 +127,18 @@ def _compiled(directory: Path, adapter: Path | None, options: NativeOptions, bit
     packed = open_packed(directory, adapter, bits=bits, cache=Path(place))
     config = packed.config
     size = CompiledBackend.block_size
-    blocks = plan_blocks(config, options, available_memory(), block_size=size, width=2)
+    blocks = plan_blocks(config, options, available_memory(), block_size=size, bits=options.kv_bits)
     backend = CompiledBackend(
         packed,
         blocks=blocks,
         threads=_threads(config, options),
         max_rows=options.prefill_chunk + options.max_running * (1 + MOST_DRAFTED),
+        kv_bits=options.kv_bits,
     )
     return Loaded(
         config=config,
         backend=backend,
-        kv_bytes=blocks * size * token_bytes(config, width=2),
+        kv_bytes=blocks * size * token_bytes(config, bits=options.kv_bits),
     )
 
 
@@ -143,9 +151,9 @@ def _eager(directory: Path, adapter: Path | None, options: NativeOptions, note: 
     config, model = _weights(directory, adapter)
     torch.set_num_threads(_threads(config, options))
     size = options.block_size
-    blocks = plan_blocks(config, options, available_memory(), block_size=size, width=4)
+    blocks = plan_blocks(config, options, available_memory(), block_size=size, bits=32)
     runner = Runner(config, model, blocks=blocks, block_size=size)
-    kv_bytes = blocks * size * token_bytes(config, width=4)
+    kv_bytes = blocks * size * token_bytes(config, bits=32)
     return Loaded(config=config, backend=EagerBackend(runner), kv_bytes=kv_bytes, note=note)
 
 
@@ -160,9 +168,9 @@ def _gpu(directory: Path, adapter: Path | None, options: NativeOptions) -> Loade
     model = model.to(device=device, dtype=torch.bfloat16)
     size = options.block_size
     free = torch.cuda.mem_get_info(device)[0]
-    blocks = plan_blocks(config, options, free, block_size=size, width=2)
+    blocks = plan_blocks(config, options, free, block_size=size, bits=16)
     runner = DeviceRunner(config, model, blocks=blocks, block_size=size, device=device)
-    kv_bytes = blocks * size * token_bytes(config, width=2)
+    kv_bytes = blocks * size * token_bytes(config, bits=16)
     return Loaded(config=config, backend=EagerBackend(runner), kv_bytes=kv_bytes)
 
 

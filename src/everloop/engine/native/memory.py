@@ -13,17 +13,19 @@ SMALLEST = 256
 """An engine that can't hold a context of this many tokens isn't started."""
 
 
-def token_bytes(config: ModelConfig, *, width: int) -> int:
-    """Bytes of keys and values, `width` bytes a number, that one token takes in all layers."""
-    return config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * width
+def token_bytes(config: ModelConfig, *, bits: int) -> int:
+    """Bytes of keys and values, `bits` a number, that one token takes in all layers. 8 bits have a
+    scale for every head."""
+    head = config.head_dim * bits // 8 + (4 if bits == 8 else 0)
+    return config.num_hidden_layers * 2 * config.num_key_value_heads * head
 
 
 def plan_blocks(
-    config: ModelConfig, options: NativeOptions, available: int, *, block_size: int, width: int
+    config: ModelConfig, options: NativeOptions, available: int, *, block_size: int, bits: int
 ) -> int:
     """Blocks to allocate with `available` bytes of memory free; InvalidRequest with the numbers
     if the configuration can't work."""
-    each = token_bytes(config, width=width)
+    each = token_bytes(config, bits=bits)
     context = config.max_position_embeddings
     if options.kv_tokens:
         tokens = options.kv_tokens

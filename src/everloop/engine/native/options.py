@@ -25,6 +25,8 @@ class NativeOptions:
     kv_tokens: int = 0
     """Tokens the key-value cache holds; 0: max_running full contexts, at most half of the free
     memory."""
+    kv_bits: int = 16
+    """Bits of a number in the key-value cache, 16 or 8; PyTorch computes with its own."""
     prefill_chunk: int = 512
     """Prompt tokens computed per step at most."""
     drafting: bool = True
