@@ -38,11 +38,9 @@ class Tokenizer:
     def __init__(self, backend: Backend, config: dict[str, Any] | None = None) -> None:
         self.backend = backend
         self.config = config or {}
-        # Two settings of one tokenizer: special tokens as text, and as themselves.
+        # Two settings of one tokenizer: special tokens as themselves, and as text (`_plain`).
         self._special = backend
-        self._plain = Backend.from_str(backend.to_str())
         self._special.encode_special_tokens = False
-        self._plain.encode_special_tokens = True
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
@@ -69,6 +67,14 @@ class Tokenizer:
             if not isinstance(config, dict):
                 raise InvalidRequest(f"{config_path} is not a JSON object.")
         return cls(backend, config)
+
+    @cached_property
+    def _plain(self) -> Backend:
+        """Made when text is first encoded: a copy of 150,000 tokens takes many megabytes, and a
+        worker, which only spells tokens, needs none."""
+        plain = Backend.from_str(self.backend.to_str())
+        plain.encode_special_tokens = True
+        return plain
 
     @property
     def vocab_size(self) -> int:

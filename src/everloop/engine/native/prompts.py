@@ -33,6 +33,7 @@ class Prompts:
         text_dir = text_dir or directory
         self.config = ModelConfig.load(directory)
         self.tokenizer = Tokenizer.load(text_dir)
+        self.tokenizer.encode("")  # the first request shan't wait for what this makes
         self.context_length = self.config.max_position_embeddings
         settings = _generation_config(directory)
         eos = {*self.config.eos_token_ids, *self.tokenizer.eos_ids, *_eos(settings)}
