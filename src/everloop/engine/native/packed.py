@@ -34,7 +34,7 @@ from everloop.errors import DataError, EverloopError, InvalidRequest
 from everloop.model.config import ModelConfig
 from everloop.model.safetensors import read_header
 
-VERSION = 2
+VERSION = 3
 """Of the layout; raised whenever packed bytes change."""
 
 ALIGNMENT = 64
