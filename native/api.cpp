@@ -6,8 +6,9 @@
 #include <cstring>
 #include <new>
 
-#include "model.h"
+#include "writing.h"
 
+using everloop::Draft;
 using everloop::Exit;
 using everloop::Gate;
 using everloop::Kernels;
@@ -18,6 +19,7 @@ using everloop::Piece;
 using everloop::Rules;
 using everloop::Sampler;
 using everloop::Shape;
+using everloop::Stream;
 
 namespace {
 
@@ -131,66 +133,40 @@ void everloop_logits(Model* model, const int32_t* rows, int32_t count, float* ou
   model->logits(rows, count, out);
 }
 
-int32_t everloop_sample(Model* model, Sampler* const* samplers, int32_t count, const float* logits,
-                        int32_t* out) {
-  return guarded([&] { model->sample(samplers, count, logits, out); });
-}
-
-// Writes up to `steps` tokens for each of `count` sequences, one step after the other, until one
-// of them ends: out (steps x count). Pieces have length 1 and `ids` their last tokens; tables cover
-// the tokens to come. `ends` are the end tokens of sequence i from ends_at[i] to ends_at[i + 1].
-// A token of -1 means that the model's numbers were not finite. Samplers accept what was drawn.
-// Returns the steps done, or -1.
-int32_t everloop_write(Model* model, Piece* pieces, int32_t count, int32_t* ids,
+// Writes for `count` sequences in step: see writing.h. Piece i begins at position pieces[i].start,
+// after token ids[i]; `ends`, `drafts`, `out` and `left` have its part from *_at[i] to *_at[i + 1].
+// It writes made[i] tokens; broken[i]: see Stream. Returns the steps done, or -1; `rows` is what they computed.
+int32_t everloop_write(Model* model, const Piece* pieces, int32_t count, const int32_t* ids,
                        const int32_t* tables, Sampler* const* samplers, const int32_t* ends,
-                       const int32_t* ends_at, int32_t steps, float* logits, int32_t* out) {
+                       const int32_t* ends_at, const int32_t* drafts, const int32_t* drafts_at,
+                       const int32_t* widths, int32_t steps, float* logits, int32_t* out,
+                       const int32_t* out_at, uint8_t* left, int32_t* made, uint8_t* broken,
+                       int32_t* rows) {
   int32_t done = 0;
   const int failed = guarded([&] {
-    std::vector<uint8_t> fine(count);
-    std::vector<int32_t> rows(count);
-    for (int i = 0; i < count; ++i) rows[i] = i;
-    bool going = true;
-    while (going && done < steps) {
-      int32_t* tokens = out + size_t(done) * count;
-      model->forward(pieces, count, ids, tables, fine.data());
-      model->logits(rows.data(), count, logits);
-      model->sample(samplers, count, logits, tokens);
-      ++done;
-      for (int i = 0; i < count; ++i) {
-        if (!fine[i]) tokens[i] = -1;
-        if (tokens[i] < 0) {
-          going = false;
-          continue;
-        }
-        samplers[i]->accept(tokens[i]);
-        ids[i] = tokens[i];
-        ++pieces[i].start;
-        if (std::find(ends + ends_at[i], ends + ends_at[i + 1], tokens[i]) != ends + ends_at[i + 1])
-          going = false;
-      }
+    std::vector<Stream> streams;
+    for (int i = 0; i < count; ++i)
+      streams.push_back({pieces[i], ids[i], samplers[i], ends + ends_at[i], ends + ends_at[i + 1],
+                         {drafts + drafts_at[i], drafts_at[i + 1] - drafts_at[i]}, widths[i],
+                         out + out_at[i], left + out_at[i]});
+    *rows = 0;
+    done = everloop::write(*model, streams, tables, steps, logits, rows);
+    for (int i = 0; i < count; ++i) {
+      made[i] = streams[i].made;
+      broken[i] = streams[i].broken;
     }
   });
   return failed ? -1 : done;
 }
 
-// Samples the tokens after a draft: row i of `logits` follows draft[0..i). Goes on as long as the
-// token drawn is the drafted one; out gets what was drawn, at most count + 1 tokens, and all of it
-// is accepted. Returns how many; the last may be -1 (not finite).
+// Samples the tokens after a draft: see writing.h. Returns how many.
 int32_t everloop_verify(Model* model, Sampler* sampler, const float* logits, const int32_t* draft,
                         int32_t count, int32_t* out) {
-  int32_t done = 0;
-  const size_t vocabulary = size_t(model->shape().vocabulary);
-  const int failed = guarded([&] {
-    for (;;) {
-      Sampler* const one[] = {sampler};
-      model->sample(one, 1, logits + size_t(done) * vocabulary, out + done);
-      const int32_t token = out[done++];
-      if (token < 0) return;
-      sampler->accept(token);
-      if (done > count || token != draft[done - 1]) return;
-    }
-  });
-  return failed ? -1 : done;
+  int32_t made = 0;
+  const Draft one{draft, count};
+  const int failed =
+      guarded([&] { everloop::verify(*model, &sampler, &one, 1, logits, out, &made); });
+  return failed ? -1 : made;
 }
 
 // log p of each row's target and of its `top` best tokens (ids and values: rows x top, best first).

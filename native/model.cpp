@@ -278,19 +278,6 @@ void Model::logits(const int32_t* rows, int count, float* out) {
   }
 }
 
-void Model::sample(Sampler* const* samplers, int count, const float* logits, int32_t* out) {
-  next_.store(0, std::memory_order_relaxed);
-  const auto work = [&](int thread) {
-    for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;)
-      out[i] = samplers[i]->sample(kernels_, logits + size_t(i) * shape_.vocabulary,
-                                   shape_.vocabulary, spaces_[thread]);
-  };
-  if (count < 4)
-    work(0);
-  else
-    pool_.run(work);
-}
-
 void Model::clear(const int32_t* blocks, int count) {
   for (int layer = 0; layer < shape_.layers; ++layer)
     for (int i = 0; i < count; ++i) {

@@ -60,8 +60,19 @@ class Model {
   // Of the last step: states after the final norm, and logits, of the given rows.
   void hidden(const int32_t* rows, int count, float* out);
   void logits(const int32_t* rows, int count, float* out);
-  // One token for each sampler from its row of logits; -1: not finite. Does not `accept`.
-  void sample(Sampler* const* samplers, int count, const float* logits, int32_t* out);
+  // Calls work(i, workspace) for i in [0, count): in order, on all threads if there are many.
+  template <typename F>
+  void each(int count, F&& work) {
+    next_.store(0, std::memory_order_relaxed);
+    const auto some = [&](int thread) {
+      for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;)
+        work(i, spaces_[thread]);
+    };
+    if (count < kMany)
+      some(0);
+    else
+      pool_.run(some);
+  }
   void clear(const int32_t* blocks, int count);
 
   const Shape& shape() const { return shape_; }
@@ -76,6 +87,7 @@ class Model {
     std::vector<int32_t> sums;
     size_t stride = 0, groups = 0;
   };
+  static constexpr int kMany = 4;
   struct Work {  // one piece of attention: a tile of a piece's tokens and one key/value head
     int32_t piece, row, token, tokens, head, heads;
   };

@@ -35,9 +35,16 @@ class Sampler {
   int sample(const Kernels& kernels, const float* logits, int vocabulary, Workspace& space) const;
   // Records a token as part of the output.
   void accept(int token);
+  // Whether what it wrote changes what it writes.
+  bool penalizes() const;
+  // Itself after `tokens` more, which must not matter to it otherwise.
+  Sampler after(int tokens) const {
+    Sampler later(*this);
+    later.drawn_ += uint64_t(tokens);
+    return later;
+  }
 
  private:
-  bool penalizes() const;
   void adjust(float* logits, int vocabulary) const;
   int draw(const Kernels& kernels, int vocabulary, double total, Workspace& space) const;
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from everloop.engine.native.backend import Choice
+from everloop.engine.native.backend import Backend, Choice, Rows, Writer, Written
 from everloop.engine.native.core import Core
 from everloop.engine.native.drafting import MOST_DRAFTED
 from everloop.engine.native.jobs import Event, GenerateJob
 from everloop.engine.native.sequence import Sequence
 from everloop.model.tokenizer import Tokenizer
 from everloop.model.transformer import Transformer
-from tests.engine.conftest import drain, generate_job, ids_of, poison_token
+from tests.engine.conftest import MakeBackend, drain, generate_job, ids_of, poison_token
 from tests.engine.sequences import check
 from tests.engine.test_core import hot
 
@@ -41,15 +41,19 @@ def prompt(tokenizer: Tokenizer) -> list[int]:
 
 
 def always(core: Core, rng: random.Random | None = None) -> list[int]:
-    """Makes a core draft whatever is proposed, or a random part of it; returns the lengths of all
-    drafts that will be verified."""
+    """Makes a core draft whatever is proposed, or a random part of it; returns how much of each
+    draft will be verified, in the first step if there are several."""
     assert core.drafting is not None
     verified: list[int] = []
 
     def lengths(streams: int, plain: float, chances: list[list[float]]) -> list[int]:
         return [len(row) if rng is None else rng.randint(0, len(row)) for row in chances]
 
-    verify = core.backend.verify
+    verify, write = core.backend.verify, core.backend.write
+
+    def writes(writers: list[Writer], steps: int) -> Written:
+        verified.extend(min(w.width, len(w.draft)) for w in writers if w.draft)
+        return write(writers, steps)
 
     def noted(logits: object, samplers: object, drafts: list[list[int]]) -> list[list[int]]:
         verified.extend(len(draft) for draft in drafts if draft)
@@ -58,6 +62,7 @@ def always(core: Core, rng: random.Random | None = None) -> list[int]:
     core.drafting.lengths = lengths  # type: ignore[method-assign]
     core.drafting.costs.plain = lambda streams: 1.0  # type: ignore[method-assign]
     core.backend.verify = noted  # type: ignore[method-assign,assignment]
+    core.backend.write = writes  # type: ignore[method-assign,assignment]
     return verified
 
 
@@ -124,6 +129,46 @@ def predictions(tokens: list[int], rng: random.Random) -> list[int]:
     )
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_several_steps_of_drafts_in_compiled_code_do_what_python_does(
+    make_backend: MakeBackend, prompt: list[int], seed: int
+) -> None:
+    rng = random.Random(seed)
+    count, size = rng.randint(1, 6), 40
+    backend, other = make_backend(4096), make_backend(4096)
+    wide = -(-(len(prompt) + 4 * size) // backend.block_size)
+    tables = [range(i * wide, (i + 1) * wide) for i in range(count)]
+
+    def writers(on: Backend, drafts: list[list[int]], ends: frozenset[int]) -> list[Writer]:
+        on.forward([Rows(ids=prompt, start=0, table=table) for table in tables])
+        return [
+            Writer(
+                id=prompt[i],
+                position=len(prompt),
+                table=tables[i],
+                sampler=on.sampler(fresh(CHOICES[(seed + i) % len(CHOICES)]), seed + i),
+                ends=ends,
+                draft=drafts[i],
+                width=len(drafts[i]) and 1 + (seed * 5 + 3 * i) % 13,
+            )
+            for i in range(count)
+        ]
+
+    nothing: frozenset[int] = frozenset()
+    plain = backend.write(writers(backend, [[]] * count, nothing), size)
+    assert (plain.steps, plain.rows) == (size, size * count)
+    drafts = [
+        edited(tokens, rng) if rng.random() < 0.7 else tokens if rng.random() < 0.8 else []
+        for tokens in plain.tokens
+    ]
+    for ends in (nothing, frozenset([plain.tokens[0][size // 2]])):
+        got = backend.write(writers(backend, drafts, ends), 6)
+        assert got == Backend.write(other, writers(other, drafts, ends), 6)
+        for tokens, want in zip(got.tokens, plain.tokens, strict=True):
+            assert tokens == want[: len(tokens)]
+            assert tokens
+
+
 def fresh(choice: object) -> Choice:
     """PyTorch's sampler counts its output in the choice."""
     assert isinstance(choice, Choice)
@@ -167,7 +212,7 @@ def test_every_token_is_the_same_with_and_without_drafts(
     verified = always(drafting, rng)
     assert run(drafting, cases, table) == want
     assert len(verified) > 100
-    assert MOST_DRAFTED - 2 <= max(verified) <= MOST_DRAFTED
+    assert 20 < max(verified) <= MOST_DRAFTED
     # And with ends where nobody had planned them: in the middle of a draft.
     for case in cases:
         text = b"".join(table[t] for t in case.tokens).decode(errors="ignore")
@@ -274,7 +319,7 @@ def test_a_cancelled_request_tells_what_appeared(
         core.step()
     used = core.cancel(1)
     assert used is not None
-    assert used[3] == used[1] == MOST_DRAFTED + 2
+    assert used[3] == used[1] > MOST_DRAFTED
     assert used[4] == len(tokens) - used[3]
     assert core.blocks.used == 0
     check(core.scheduler)
@@ -360,7 +405,7 @@ def test_drafts_take_only_what_is_left(
     )
     assert (ids_of(events[1]), ids_of(events[2])) == (tokens, other)
     assert len(released) == 2  # each at its own end
-    assert len(verified) > 4
+    assert len(verified) > 1
 
 
 def test_a_draft_whose_numbers_break_harms_nobody(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from everloop.engine.native.backend import Choice, Rows, Writer
+from everloop.engine.native.backend import Backend, Choice, Rows, Writer
 from everloop.engine.native.compiled import CompiledBackend
 from everloop.engine.native.core import Core
 from everloop.model.rope import rope_tables
@@ -108,27 +108,6 @@ def test_company_chunks_and_drafts_change_nothing(
     assert plain == [got for got, case in zip(alone, cases, strict=True) if case in exact]
 
 
-def one_by_one(
-    backend: CompiledBackend, writers: list[Writer], steps: int
-) -> tuple[list[list[int]], list[bool]]:
-    """What `write` writes, and who left, a step at a time."""
-    made: list[list[int]] = []
-    left: list[bool] = []
-    last = [w.id for w in writers]
-    for step in range(steps):
-        batch = [
-            Rows(ids=(token,), start=w.position + step, table=w.table, exit=w.exit)
-            for w, token in zip(writers, last, strict=True)
-        ]
-        assert all(backend.forward(batch))
-        left += backend.left()
-        logits = backend.logits(range(len(writers)))
-        drawn = backend.verify(logits, [w.sampler for w in writers], [()] * len(writers))
-        last = [tokens[0] for tokens in drawn]
-        made.append(last)
-    return made, left
-
-
 def test_writing_in_one_go_is_writing_step_by_step(make_backend: MakeBackend) -> None:
     backend = make_backend(1024)
     if not isinstance(backend, CompiledBackend):
@@ -152,15 +131,13 @@ def test_writing_in_one_go_is_writing_step_by_step(make_backend: MakeBackend) ->
 
     for count in (1, 2, 7):
         fast = backend.write(writers(count), 40)
-        left = backend.left()
-        assert len(left) == 40 * count
-        assert {True, False} == {left[i] for i in range(0, len(left), count)}
-        assert not any(any(left[i::count]) for i in range(2, count, 3))
-        assert (fast, left) == one_by_one(backend, writers(count), 40)
+        assert all(len(left) == 40 for left in fast.left)
+        assert {True, False} == set(fast.left[0])
+        assert not any(any(fast.left[i]) for i in range(2, count, 3))
+        assert fast == Backend.write(backend, writers(count), 40)
     exact = [Writer(**{f: getattr(w, f) for f in ("id", "position", "table", "sampler", "ends")})
              for w in writers(3)]  # fmt: skip
-    backend.write(exact, 5)
-    assert backend.left() == []
+    assert backend.write(exact, 5).left == [[], [], []]
 
 
 def test_threads_change_no_bit(make_backend: MakeBackend) -> None:

@@ -37,7 +37,7 @@ def test_any_token_can_be_a_character(tokens: list[int]) -> None:
 def matches(tokens: Sequence[int], most: int = 15) -> list[int]:
     found = Matches(Experience())
     found.follow(tokens)
-    return decode(found.propose(most)[0])
+    return decode(found.propose(most, most)[0])
 
 
 def test_the_latest_place_with_the_longest_match_is_continued() -> None:
@@ -58,7 +58,7 @@ def test_matches_are_where_they_seem_to_be(tokens: list[int], cuts: list[int]) -
         at += cut
         text = tokens[:at]
         found.follow(text)
-        draft, chances = found.propose(4)
+        draft, chances = found.propose(4, 4)
         assert len(draft) == len(chances) in (0, 4)
         assert all(0 <= b <= a <= 1 for a, b in itertools.pairwise(chances))
         ends = [i for i in range(3, len(text)) if text[i - 3 : i] == text[-3:]]
@@ -95,7 +95,7 @@ TEXT = list(range(100, 160))
     ],
 )
 def test_the_output_is_found_again(output: list[int], after: int) -> None:
-    draft, chances = follow(TEXT, output).propose(5)
+    draft, chances = follow(TEXT, output).propose(5, 5)
     assert decode(draft) == TEXT[after : after + 5]
     assert len(chances) == 5
 
@@ -106,7 +106,7 @@ def test_a_repetitive_text_is_followed_at_the_right_place() -> None:
         text = [rng.randrange(4) for _ in range(200)]
         output = list(text[:150])
         output[60] = 9
-        draft, _ = follow(text, output).propose(20)
+        draft, _ = follow(text, output).propose(20, 20)
         assert decode(draft) == text[150:170]
 
 
@@ -129,9 +129,9 @@ def test_a_prediction_does_not_depend_on_how_the_output_comes(
     for cut in [*cuts, 60]:
         parts.follow(encode(output[at : at + cut]))
         at += cut
-        draft, chances = parts.propose(15)
+        draft, chances = parts.propose(15, 15)
         assert len(draft) == len(chances)
-    assert parts.propose(15) == whole.propose(15)
+    assert parts.propose(15, 15) == whole.propose(15, 15)
     assert parts.usage == whole.usage
     assert sum(parts.usage) == len(prediction)
     assert parts.usage[0] >= 0
@@ -169,9 +169,9 @@ def test_a_drafter_takes_the_more_promising_proposal_and_asks_less_often_in_vain
     part = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
     drafter = Drafter(10, [50, 51, 52, 53], Experience())
     assert drafter.due == 10
-    assert decode(drafter.propose(part, 3)[0]) == [50, 51, 52]
+    assert decode(drafter.propose(part, 3, 3)[0]) == [50, 51, 52]
     text = [*part, 1, 2, 3, 4, 5]
-    assert decode(drafter.propose(text, 3)[0]) == [6, 7, 8]
+    assert decode(drafter.propose(text, 3, 3)[0]) == [6, 7, 8]
     assert drafter.usage(text) == (0, 4)
     drafter.rest(100)
     assert drafter.due == 102
@@ -182,10 +182,10 @@ def test_a_drafter_takes_the_more_promising_proposal_and_asks_less_often_in_vain
     for _ in range(8):
         drafter.rest(100)
         pauses.append((drafter.due - 100, drafter.patience(100)))
-    assert pauses[:3] == [(2, 2), (4, 4), (8, ENDLESS)]
-    assert pauses[-1] == (LONGEST_PAUSE, ENDLESS)
+    assert pauses[:3] == [(2, 2), (4, 4), (8, 8)]
+    assert pauses[-1] == (LONGEST_PAUSE, LONGEST_PAUSE)
     drafter.stop()
-    assert drafter.due == drafter.patience(100) == ENDLESS
+    assert drafter.due == drafter.patience(0) == ENDLESS
     without = Drafter(7, (), Experience())
     assert without.due == 7 + FIRST_LOOK
     assert without.patience(7) == ENDLESS
@@ -194,10 +194,10 @@ def test_a_drafter_takes_the_more_promising_proposal_and_asks_less_often_in_vain
 
 def test_a_lost_place_is_found_again_by_three_tokens() -> None:
     other = list(range(1, 30))
-    assert follow(TEXT, [*TEXT[:20], *other]).propose(5) == ("", [])
-    assert follow(TEXT, [*TEXT[:20], *other, *TEXT[40:42]]).propose(5) == ("", [])
+    assert follow(TEXT, [*TEXT[:20], *other]).propose(5, 5) == ("", [])
+    assert follow(TEXT, [*TEXT[:20], *other, *TEXT[40:42]]).propose(5, 5) == ("", [])
     again = follow(TEXT, [*TEXT[:20], *other, *TEXT[40:43]])
-    assert decode(again.propose(5)[0]) == TEXT[43:48]
+    assert decode(again.propose(5, 5)[0]) == TEXT[43:48]
     assert again.usage == (23, 37)
 
 

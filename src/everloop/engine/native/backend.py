@@ -67,6 +67,11 @@ class Choice:
         return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
 
 
+TRUSTED, EACH = 6, 4
+"""After a draft was wrong in one token, what comes after it is tried a little at a time, so much
+for each token that agreed since, until so many have. It is given up if it is wrong again before."""
+
+
 class Sampler:
     """One request's rules, noise and memory of its output; each backend has its own kind."""
 
@@ -76,14 +81,31 @@ class Sampler:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writer:
     """One sequence that writes several tokens in one go: its last token `id` at `position`, block
-    table, sampler, and the tokens that end it."""
+    table, sampler, and the tokens that end it; what it may write, and how much of that is verified
+    in each step."""
 
     id: int
     position: int
     table: Sequence[int]
     sampler: Sampler
     ends: frozenset[int]
+    draft: Sequence[int] = ()
+    width: int = 0
     exit: Exit | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What the writers wrote, each its own tokens; a last one of -1: its numbers are not finite.
+    `broken` are writers whose numbers became so by a draft, after the tokens that they have.
+    `left` says of each token whether its state left early, nothing where none might. `rows` is what
+    all `steps` computed."""
+
+    tokens: list[list[int]]
+    left: list[list[bool]]
+    broken: list[int]
+    steps: int
+    rows: int
 
 
 class Backend(ABC):
@@ -107,8 +129,8 @@ class Backend(ABC):
         """Loads the gates that an `Exit` needs."""
 
     def left(self) -> list[bool]:
-        """Of every row of the last `forward`, or of every writer in every step of the last
-        `write`, in order, whether it left early; empty where nobody might."""
+        """Of every row of the last `forward`, in order, whether it left early; empty where nobody
+        might."""
         return self._left
 
     @abstractmethod
@@ -150,7 +172,57 @@ class Backend(ABC):
         """Zeroes blocks that may hold NaN or infinity: a masked value is multiplied by zero, which
         would spread them to the block's next holder."""
 
-    @abstractmethod
-    def write(self, writers: Sequence[Writer], steps: int) -> list[list[int]]:
-        """Up to `steps` tokens for every writer, in as many steps, until one of them ends; the
-        tables cover them. Returns the tokens of each step; -1 as in `verify`."""
+    def write(self, writers: Sequence[Writer], steps: int) -> Written:
+        """Up to `steps` steps that write a token for each writer, and its drafted ones as far as
+        they are what it writes; until one ends, or departs from its draft for good or comes to its
+        end. The tables cover what they may write."""
+        tokens: list[list[int]] = [[] for _ in writers]
+        left: list[list[bool]] = [[] for _ in writers]
+        broken: list[int] = []
+        agreed = [TRUSTED] * len(writers)
+        done = rows = 0
+        going = True
+        while going and done < steps:
+            batch = []
+            for w, own, n in zip(writers, tokens, agreed, strict=True):
+                end = len(own) + (w.width if n >= TRUSTED else min(w.width, EACH * n))
+                ids = [own[-1] if own else w.id, *w.draft[len(own) : end]]
+                start = w.position + len(own)
+                batch.append(Rows(ids=ids, start=start, table=w.table, exit=w.exit))
+            fine = self.forward(batch)
+            wanted: list[int] = []
+            made = 0
+            for i, one in enumerate(batch):
+                if fine[i]:
+                    wanted += range(made, made + len(one.ids))
+                elif len(one.ids) > 1:
+                    broken.append(i)
+                else:
+                    tokens[i].append(-1)
+                made += len(one.ids)
+            alive = [i for i, good in enumerate(fine) if good]
+            drawn: list[list[int]] = []
+            if alive:
+                samplers = [writers[i].sampler for i in alive]
+                drafts = [batch[i].ids[1:] for i in alive]
+                drawn = self._draw(wanted, samplers, drafts)
+            flags, at = self.left(), 0
+            done, rows, going = done + 1, rows + made, all(fine)
+            for i, new in zip(alive, drawn, strict=True):
+                own, draft = tokens[i], writers[i].draft
+                own += new
+                left[i] += [flags[row] for row in wanted[at : at + len(new)]] if flags else ()
+                at += len(batch[i].ids)
+                if new[-1] < 0 or not writers[i].ends.isdisjoint(new):
+                    going = False
+                elif draft:
+                    right = draft[len(own) - 1 : len(own)] == own[-1:]
+                    going &= (right or agreed[i] >= TRUSTED) and len(own) < len(draft)
+                    agreed[i] = agreed[i] + len(new) if right else 0
+        return Written(tokens=tokens, left=left, broken=broken, steps=done, rows=rows)
+
+    def _draw(
+        self, rows: Sequence[int], samplers: Sequence[Sampler], drafts: Sequence[Sequence[int]]
+    ) -> list[list[int]]:
+        """`verify` after tokens of the last batch."""
+        return self.verify(self.logits(rows), samplers, drafts)

@@ -20,6 +20,7 @@ from everloop.engine.native.backend import (
     Sampler,
     Top,
     Writer,
+    Written,
 )
 from everloop.engine.native.packed import PackedModel
 from everloop.model.early_exit import EarlyExits
@@ -213,36 +214,50 @@ class CompiledBackend(Backend):
     def clear(self, blocks: Sequence[int]) -> None:
         self._native.clear(self._model, _ints(blocks), len(blocks))
 
-    def write(self, writers: Sequence[Writer], steps: int) -> list[list[int]]:
+    def write(self, writers: Sequence[Writer], steps: int) -> Written:
         count = len(writers)
-        self._allow([w.exit for w in writers], count * steps)
-        pieces = np.empty((count, 4), np.int32)
+        self._allow([w.exit for w in writers], steps * sum(w.width + 1 for w in writers))
+        pieces = np.zeros((count, 4), np.int32)
         pieces[:, 0] = [w.position for w in writers]
-        pieces[:, 1] = 1
-        pieces[:, 2] = range(count)
         pieces[:, 3] = [0, *accumulate(len(w.table) for w in writers[:-1])]
-        ids = _ints([w.id for w in writers])
-        tables = _flat([w.table for w in writers])
-        samplers = np.array([cast(CompiledSampler, w.sampler).handle for w in writers], np.uintp)
-        ends = _flat([w.ends for w in writers])
-        ends_at = _ints([0, *accumulate(len(w.ends) for w in writers)])
-        out = np.empty((steps, count), np.int32)
+        ends_at = [0, *accumulate(len(w.ends) for w in writers)]
+        drafts_at = [0, *accumulate(len(w.draft) for w in writers)]
+        out_at = [0, *accumulate(steps * (w.width + 1) for w in writers)]
+        made, broken = np.empty(count, np.int32), np.empty(count, np.uint8)
+        out, rows = np.empty(out_at[-1], np.int32), c.c_int32()
+        left = np.empty(out_at[-1], np.uint8)
         done = self._native.write(
             self._model,
             pieces,
             count,
-            ids,
-            tables,
-            samplers,
-            ends,
-            ends_at,
+            _ints([w.id for w in writers]),
+            _flat([w.table for w in writers]),
+            np.array([cast(CompiledSampler, w.sampler).handle for w in writers], np.uintp),
+            _flat([w.ends for w in writers]),
+            _ints(ends_at),
+            _flat([w.draft for w in writers]),
+            _ints(drafts_at),
+            _ints([w.width for w in writers]),
             steps,
-            self._room(count),
+            self._room(sum(w.width + 1 for w in writers)),
             out,
+            _ints(out_at),
+            left,
+            made,
+            broken,
+            c.byref(rows),
         )
         if done < 0:
             raise MemoryError
-        return cast(list[list[int]], out[:done].tolist())
+        places = [slice(at, at + n) for at, n in zip(out_at[:-1], made.tolist(), strict=True)]
+        may_leave = any(w.exit for w in writers)
+        return Written(
+            tokens=[out[place].tolist() for place in places],
+            left=[left[place].astype(bool).tolist() if may_leave else [] for place in places],
+            broken=np.flatnonzero(broken).tolist(),
+            steps=done,
+            rows=rows.value,
+        )
 
     def _room(self, rows: int) -> Floats:
         if len(self._logits) < rows:

@@ -11,7 +11,7 @@ from everloop.engine.native.drafting import Drafting, Plan
 from everloop.engine.native.jobs import Event, GenerateJob, Job, ScoreJob, Used
 from everloop.engine.native.proposals import LARGEST_VOCABULARY
 from everloop.engine.native.scheduler import Scheduler
-from everloop.engine.native.sequence import Piece, Sequence
+from everloop.engine.native.sequence import Draft, Piece, Sequence
 
 SCORED_ROWS = 64
 """Rows whose logits are held at once while scoring: bounds memory for large vocabularies."""
@@ -79,7 +79,7 @@ class Core:
         events, self._ready = self._ready, []
         began = time.perf_counter()
         plan = Plan() if self.drafting is None else self.drafting.plan(self.scheduler.running)
-        if plan.drafts or not self._write(plan.steps, began, events):
+        if not self._write(plan, began, events):
             self._compute(plan, began, events)
         return events
 
@@ -128,12 +128,12 @@ class Core:
         seconds = time.perf_counter() - began
         self._computed(sum(prompts), streams, rows, seconds, shortened=plan.steps < 2)
 
-    def _write(self, ahead: int, began: float, events: list[Event]) -> bool:
-        """Several steps in one go, `ahead` at most, where everyone just writes; False if that
-        isn't so."""
+    def _write(self, plan: Plan, began: float, events: list[Event]) -> bool:
+        """Several steps in one go where everyone just writes; False if that isn't so."""
         running = self.scheduler.running
         if not running or self.scheduler.idle_waiting:
             return False
+        drafts = plan.drafts
         most = RUN_STEPS
         jobs: list[GenerateJob] = []
         for sequence in running:
@@ -142,37 +142,42 @@ class Core:
                 return False
             if not sequence.samples or sequence.scored < len(sequence.targets):
                 return False
-            most = min(most, job.remaining)
+            if sequence not in drafts:
+                most = min(most, job.remaining)
             jobs.append(job)
-        most = min(most, max(1, int(RUN_SECONDS / self._step_seconds)))
-        steps = self.scheduler.reserve(min(most, ahead))
-        if steps < 2:
+        seconds = self._step_seconds
+        if self.drafting is not None and drafts:
+            rows = len(jobs) + sum(draft.width for draft in drafts.values())
+            seconds = self.drafting.costs.seconds(len(jobs), rows)
+        most = min(most, max(1, int(RUN_SECONDS / seconds)))
+        steps, least = min(most, plan.steps), 1 if drafts else 2
+        if steps >= least:
+            steps = self.scheduler.reserve(steps, drafts)
+        if steps < least:
             return False
         sequences = list(running)
         made = self.backend.write(
-            [
-                Writer(
-                    id=s.tokens[-1],
-                    position=s.computed,
-                    table=s.blocks,
-                    sampler=job.sampler,
-                    ends=job.eos,
-                    exit=s.exit,
-                )
-                for s, job in zip(sequences, jobs, strict=True)
-            ],
+            [_writer(s, job, drafts.get(s), steps) for s, job in zip(sequences, jobs, strict=True)],
             steps,
         )
-        left = self.backend.left()
-        for i, (sequence, job) in enumerate(zip(sequences, jobs, strict=True)):
-            if job.exit is not None:
-                job.left += left[i :: len(jobs)]
-            self._take(sequence, job, [(step[i], None, []) for step in made], events, computed=0)
+        for sequence, job, tokens, left in zip(
+            sequences, jobs, made.tokens, made.left, strict=True
+        ):
+            job.left += left
+            self._take(sequence, job, [(token, None, []) for token in tokens], events, computed=0)
+        for i in made.broken:
+            self._forget_draft(sequences[i])
         seconds = time.perf_counter() - began
-        self._step_seconds = seconds / len(made)
-        self.scheduler.observe(0, len(jobs), seconds, len(made))
-        if self.drafting is not None and most <= ahead:
-            self.drafting.costs.wrote(len(jobs), len(made), seconds)
+        costs = None if self.drafting is None else self.drafting.costs
+        if drafts:
+            assert costs is not None
+            each = made.rows / made.steps, seconds / made.steps
+            costs.drafted(len(jobs), *each, made.steps)
+            return True
+        self._step_seconds = seconds / made.steps
+        self.scheduler.observe(0, len(jobs), seconds, made.steps)
+        if costs is not None and (most <= plan.steps or costs.plain(len(jobs)) is None):
+            costs.wrote(len(jobs), made.steps, seconds)
         return True
 
     def _take(
@@ -215,7 +220,7 @@ class Core:
         if not prompt:
             self._step_seconds = seconds
 
-    def _draft(self, pieces: list[Piece], drafts: Mapping[Sequence, list[int]]) -> None:
+    def _draft(self, pieces: list[Piece], drafts: Mapping[Sequence, Draft]) -> None:
         """Adds drafts to the pieces, as far as there are blocks for them that nobody will need
         soon."""
         blocks = self.blocks
@@ -224,17 +229,22 @@ class Core:
             draft = drafts.get(sequence)
             if draft is None or piece.start + 1 < len(sequence.tokens):
                 continue  # thrown out meanwhile, and perhaps back already
-            room = len(sequence.blocks) * blocks.block_size - piece.start - 1
-            if room < len(draft) and blocks.free > len(self.scheduler.running):
-                room = self.scheduler.room(sequence, len(draft) + 1) - 1
-            piece.draft = draft[:room]
+            room, width = len(sequence.blocks) * blocks.block_size - piece.start - 1, draft.width
+            if room < width and blocks.free > len(self.scheduler.running):
+                room = self.scheduler.room(sequence, width + 1) - 1
+            piece.draft = draft.tokens[: min(room, width)]
 
     def _broken(self, piece: Piece, events: list[Event]) -> None:
         """Numbers of a piece are not finite. If there was a draft, that may be to blame: the
         block with its keys is computed again without it."""
-        sequence = piece.sequence
-        if not piece.draft:
-            self._fail(sequence, events)
+        if piece.draft:
+            self._forget_draft(piece.sequence)
+        else:
+            self._fail(piece.sequence, events)
+
+    def _forget_draft(self, sequence: Sequence) -> None:
+        """Cleans the block that a draft has broken, so that it is computed again."""
+        if sequence.job.done:
             return
         size = self.backend.block_size
         self.backend.clear(sequence.blocks[sequence.computed // size :])
@@ -340,6 +350,21 @@ class Core:
         for sequence in job.sequences:
             if not sequence.ended:
                 self.scheduler.remove(sequence)
+
+
+def _writer(sequence: Sequence, job: GenerateJob, draft: Draft | None, steps: int) -> Writer:
+    """One of those who write `steps` tokens, or as many as are drafted for it."""
+    width = draft.width if draft else 0
+    return Writer(
+        id=sequence.tokens[-1],
+        position=sequence.computed,
+        table=sequence.blocks,
+        sampler=job.sampler,
+        ends=job.eos,
+        draft=draft.tokens[: steps * (width + 1)] if draft else (),
+        width=width,
+        exit=sequence.exit,
+    )
 
 
 def _starts(pieces: list[Piece]) -> list[int]:

@@ -45,28 +45,35 @@ class StepCosts:
         known = self._single.get(streams, seconds)
         self._single[streams] = known + (1 - MEMORY) * (min(seconds, 2 * known) - known)
 
-    def drafted(self, streams: int, rows: int, seconds: float) -> None:
-        """Takes the time of a step for `streams` that computed `rows` rows, drafts among them."""
+    def drafted(self, streams: int, rows: float, seconds: float, steps: int = 1) -> None:
+        """Takes the time of a step for `streams` that computed `rows` rows, drafts among them; of
+        `steps` in one go, the mean of both."""
         base, row = self.line(streams)
         expected = base + row * rows
         if self._w:
             seconds = min(seconds, 2 * expected)
         else:
             expected = seconds
-        self._fade(MEMORY)
-        w = expected**-2
+        self._fade(MEMORY**steps)
+        w = steps * expected**-2
         self._w += w
         self._wx += w * rows
         self._wxx += w * rows * rows
         self._wy += w * seconds
         self._wxy += w * seconds * rows
-        self._drafted += 1
-        if self._drafted % STALE == 0:
+        self._drafted += steps
+        if self._drafted >= STALE:
+            self._drafted = 0
             self._seen = {n: min(seen, LEFT) for n, seen in self._seen.items()}
 
     def plain(self, streams: int) -> float | None:
         """Seconds of a token for each of `streams`; None if it should be measured first."""
         return self._plain[streams] if self._seen.get(streams, 0) >= ENOUGH else None
+
+    def seconds(self, streams: int, rows: int) -> float:
+        """Seconds that a step with drafts is expected to take."""
+        base, row = self.line(streams)
+        return base + row * rows
 
     def line(self, streams: int) -> tuple[float, float]:
         """Seconds of a step with drafts: those of any, and those for each row."""

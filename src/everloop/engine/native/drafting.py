@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
-from everloop.engine.native.costs import StepCosts
+from everloop.engine.native.costs import ENOUGH, StepCosts
 from everloop.engine.native.jobs import GenerateJob
 from everloop.engine.native.pace import SLOWDOWN
 from everloop.engine.native.proposals import (
@@ -19,10 +19,13 @@ from everloop.engine.native.proposals import (
     Experience,
     decode,
 )
-from everloop.engine.native.sequence import Sequence
+from everloop.engine.native.sequence import Draft, Sequence
 
-MOST_DRAFTED = 17
+MOST_DRAFTED = 31
 """Tokens drafted after a sequence's next one in one step, at most."""
+
+LONGEST = 256
+"""Tokens that are drafted for all steps of one go, at most."""
 
 LOGITS_BYTES = 64 * 2**20
 """Logits that one step may have for drafts."""
@@ -31,12 +34,18 @@ MARGIN = 1.1
 """Drafting must look so many times as fast as writing plainly."""
 
 
+def most_rows(vocabulary: int, streams: int) -> int:
+    """Rows of a step in which so many streams write and draft, at most."""
+    drafted = max(LOGITS_BYTES // (4 * vocabulary) - streams, 0)
+    return streams + min(drafted, streams * MOST_DRAFTED)
+
+
 @dataclass(slots=True)
 class Plan:
     """What is drafted after the last tokens of which sequences; and, where nothing is, how many
     tokens may be written in one go."""
 
-    drafts: dict[Sequence, list[int]] = field(default_factory=dict)
+    drafts: dict[Sequence, Draft] = field(default_factory=dict)
     steps: int = ENDLESS
 
 
@@ -63,9 +72,8 @@ class Drafting:
                 continue
             if length >= drafter.due:
                 assert isinstance(sequence.job, GenerateJob)
-                draft, chances = drafter.propose(
-                    sequence.tokens, min(MOST_DRAFTED, sequence.job.remaining - 1)
-                )
+                most = min(LONGEST, sequence.job.remaining - 1)
+                draft, chances = drafter.propose(sequence.tokens, MOST_DRAFTED, most)
                 if draft:
                     asked.append((sequence, drafter, draft, chances))
                     continue
@@ -83,13 +91,13 @@ class Drafting:
     ) -> None:
         plain = self.costs.plain(streams)
         if plain is None:
-            plan.steps = ENDLESS
+            plan.steps = ENOUGH
             return
         lengths = self.lengths(streams, plain, [chances for *_, chances in asked])
         for (sequence, drafter, draft, _), length in zip(asked, lengths, strict=True):
             tokens = len(sequence.tokens)
             if length:
-                plan.drafts[sequence] = decode(draft[:length])
+                plan.drafts[sequence] = Draft(decode(draft), length)
                 drafter.used(tokens)
                 continue
             drafter.rest(tokens)

@@ -8,15 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from everloop.engine.native.backend import (
-    Backend,
-    Choice,
-    Floats,
-    Rows,
-    Sampler,
-    Top,
-    Writer,
-)
+from everloop.engine.native.backend import Backend, Choice, Floats, Rows, Sampler, Top
 from everloop.engine.native.device import DeviceRunner
 from everloop.engine.native.leaving import Leaving
 from everloop.engine.native.noise import uniform
@@ -96,27 +88,11 @@ class EagerBackend(Backend):
         return self._verify(torch.from_numpy(logits), samplers, drafts)
 
     @torch.inference_mode()
-    def write(self, writers: Sequence[Writer], steps: int) -> list[list[int]]:
-        made: list[list[int]] = []
-        left: list[bool] = []
-        last = [w.id for w in writers]
-        samplers, nothing = [w.sampler for w in writers], [()] * len(writers)
-        while len(made) < steps:
-            fine = self.forward(
-                [
-                    Rows(ids=(token,), start=w.position + len(made), table=w.table, exit=w.exit)
-                    for w, token in zip(writers, last, strict=True)
-                ]
-            )
-            left += self.left()
-            # Sampled where the logits are: on a GPU they would take longer to come here.
-            drawn = self._verify(self.runner.head(self._hidden), samplers, nothing)
-            last = [tokens[0] if ok else -1 for tokens, ok in zip(drawn, fine, strict=True)]
-            made.append(last)
-            if any(t < 0 or t in w.ends for t, w in zip(last, writers, strict=True)):
-                break
-        self._left = left
-        return made
+    def _draw(
+        self, rows: Sequence[int], samplers: Sequence[Sampler], drafts: Sequence[Sequence[int]]
+    ) -> list[list[int]]:
+        # Where the logits are: on a GPU they would take longer to come here.
+        return self._verify(self.runner.head(self._hidden[list(rows)]), samplers, drafts)
 
     def _verify(
         self, rows: Tensor, samplers: Sequence[Sampler], drafts: Sequence[Sequence[int]]
@@ -133,7 +109,7 @@ class EagerBackend(Backend):
             for i in broken:
                 out[i].append(-1)
             open_ = [i for i in open_ if i not in broken]
-            tokens = self._draw(rows[[at[i] for i in open_]], [samplers[i] for i in open_])
+            tokens = self._sample(rows[[at[i] for i in open_]], [samplers[i] for i in open_])
             still = []
             for i, token in zip(open_, tokens, strict=True):
                 out[i].append(token)
@@ -142,7 +118,7 @@ class EagerBackend(Backend):
             open_ = still
         return out
 
-    def _draw(self, logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
+    def _sample(self, logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
         if not samplers:
             return []
         mine = [cast(EagerSampler, s) for s in samplers]

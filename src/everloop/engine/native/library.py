@@ -112,7 +112,10 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "verify": (_INT, [_MODEL, _SAMPLER, Array, Array, _INT, Array]),
     "write": (
         _INT,
-        [_MODEL, Array, _INT, Array, Array, Array, Array, Array, _INT, Array, Array],
+        [
+            *(_MODEL, Array, _INT, Array, Array, Array, Array, Array),
+            *(Array, Array, Array, _INT, Array, Array, Array, Array, Array, Array, c.POINTER(_INT)),
+        ],
     ),
     "logprobs": (_INT, [_MODEL, Array, _INT, Array, _INT, Array, Array, Array]),
     "clear": (None, [_MODEL, Array, _INT]),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from everloop.engine.native import library
 from everloop.engine.native.backend import Backend
-from everloop.engine.native.drafting import MOST_DRAFTED
+from everloop.engine.native.drafting import most_rows
 from everloop.engine.native.memory import available_memory, plan_blocks, token_bytes
 from everloop.engine.native.options import NativeOptions
 from everloop.errors import InvalidRequest
@@ -132,7 +132,7 @@ def _compiled(directory: Path, adapter: Path | None, options: NativeOptions, bit
         packed,
         blocks=blocks,
         threads=_threads(config, options),
-        max_rows=options.prefill_chunk + options.max_running * (1 + MOST_DRAFTED),
+        max_rows=options.prefill_chunk + most_rows(config.vocab_size, options.max_running),
         kv_bits=options.kv_bits,
     )
     return Loaded(

@@ -144,14 +144,15 @@ class Matches:
                 return
         self._search()
 
-    def propose(self, most: int) -> tuple[str, list[float]]:
-        """Up to `most` tokens, and the chance that each, with all before it, is right."""
-        if self._at < 0:
+    def propose(self, most: int, longest: int) -> tuple[str, list[float]]:
+        """Up to `longest` tokens, and the chance that each of the first `most`, with all before
+        it, is right."""
+        if self._at < 0 or not longest:
             return "", []
-        found = self._text[self._at : self._at + most]
-        if len(found) < most:  # it goes round in circles
-            found = (found * (most // len(found) + 1))[:most]
-        return found, self._record.chances(self._agreed, most)
+        found = self._text[self._at : self._at + longest]
+        if len(found) < longest:  # it goes round in circles
+            found = (found * (longest // len(found) + 1))[:longest]
+        return found, self._record.chances(self._agreed, min(most, longest))
 
     def _search(self) -> None:
         text, self._at = self._text, -1
@@ -220,13 +221,13 @@ class Prediction:
                 end += 1
                 self._step(output, end)
 
-    def propose(self, most: int) -> tuple[str, list[float]]:
-        """Up to `most` tokens, and the chance that each, with all before it, is right."""
+    def propose(self, most: int, longest: int) -> tuple[str, list[float]]:
+        """As `Matches.propose`."""
         if self._vain >= LOST:
             return "", []
         place, agreed = self._places[0]
-        found = self._text[place : place + most]
-        return found, self._record.chances(agreed, len(found)) if found else []
+        found = self._text[place : place + longest]
+        return found, self._record.chances(agreed, min(most, len(found))) if found else []
 
     def _step(self, output: str, end: int) -> None:
         """Takes one token, output[end - 1], where there are several places or the only one is
@@ -278,20 +279,20 @@ class Drafter:
     def patience(self, tokens: int) -> int:
         """How many more tokens than `tokens` may be written in one go although it is due sooner."""
         wait = max(self.due - tokens, 1)
-        if self._useful:
-            return wait if self._pause <= EAGER_PAUSE else ENDLESS
+        if self._useful and (self._prediction is not None or self._pause <= EAGER_PAUSE):
+            return wait
         if self._prediction is not None and self._pause < LONGEST_PAUSE:
             return max(wait, FIRST_LOOK)
         return ENDLESS
 
-    def propose(self, tokens: Sequence[int], most: int) -> tuple[str, list[float]]:
-        """Up to `most` tokens that may come after `tokens`, all of the request's text, and the
-        chance that each, with all before it, is right."""
+    def propose(self, tokens: Sequence[int], most: int, longest: int) -> tuple[str, list[float]]:
+        """Up to `longest` tokens that may come after `tokens`, all of the request's text, and the
+        chance that each of the first `most`, with all before it, is right."""
         self._matches.follow(tokens)
-        found = self._matches.propose(most)
+        found = self._matches.propose(most, longest)
         if self._prediction is not None:
             self._follow(tokens)
-            other = self._prediction.propose(most)
+            other = self._prediction.propose(most, longest)
             if sum(other[1]) >= sum(found[1]):
                 return other
         return found

@@ -9,11 +9,13 @@ changes anything but time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from everloop.engine.native.blocks import BlockManager
 from everloop.engine.native.fair import FairQueue
 from everloop.engine.native.pace import SMALLEST, Pace
 from everloop.engine.native.prefix import Node, PrefixTree
-from everloop.engine.native.sequence import Piece, Sequence
+from everloop.engine.native.sequence import Draft, Piece, Sequence
 
 
 class Scheduler:
@@ -91,24 +93,31 @@ class Scheduler:
         """Whether a waiting sequence could be admitted now."""
         return self._next(()) is not None
 
-    def reserve(self, steps: int) -> int:
-        """How many of the next `steps` steps need no further plan: 1 unless everyone running has
-        one token left and nobody waiting could be admitted. Blocks for them are allocated, without
-        anybody giving way."""
-        if steps <= 1 or any(s.left != 1 for s in self.running) or self.idle_waiting:
-            return 1
+    def reserve(self, steps: int, drafts: Mapping[Sequence, Draft]) -> int:
+        """How many of the next `steps` steps need no further plan: 0 unless everyone running has
+        one token left, nobody waiting could be admitted, and there are blocks for one. Blocks for
+        them are allocated, for `drafts` too, without anybody giving way."""
+        if any(s.left != 1 for s in self.running) or self.idle_waiting:
+            return 0
         needed = self.blocks.needed
-        while steps > 1:
-            wanted = [needed(s.computed + steps) - len(s.blocks) for s in self.running]
+        tokens = [drafts[s].rows if s in drafts else (1, steps) for s in self.running]
+        while steps:
+            wanted = [
+                needed(s.computed + min(steps * width, most)) - len(s.blocks)
+                for s, (width, most) in zip(self.running, tokens, strict=True)
+            ]
             fresh = self.blocks.allocate(sum(w for w in wanted if w > 0))
             if fresh is not None:
                 for sequence, want in zip(self.running, wanted, strict=True):
                     for _ in range(want):
                         sequence.blocks.append(fresh.pop())
                 return steps
-            have = min(len(s.blocks) * self.blocks.block_size - s.computed for s in self.running)
-            steps = max(steps // 2, have)
-        return 1
+            have = min(
+                (len(s.blocks) * self.blocks.block_size - s.computed) // width
+                for s, (width, _) in zip(self.running, tokens, strict=True)
+            )
+            steps = min(max(steps // 2, have), steps - 1)
+        return 0
 
     def room(self, sequence: Sequence, tokens: int) -> int:
         """How many of a running sequence's next `tokens` tokens, drafted ones for example, its

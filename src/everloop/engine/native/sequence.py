@@ -56,6 +56,20 @@ class Sequence:
         return len(self.tokens) if self.exit is None else min(self.exit.start, len(self.tokens))
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What may come after a sequence's last token: `tokens`, of which `width` are verified in each
+    step."""
+
+    tokens: abc.Sequence[int]
+    width: int
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Tokens to compute in a step, the sequence's last one among them, and in all."""
+        return self.width + 1, len(self.tokens) + 1
+
+
 @dataclass(slots=True)
 class Piece:
     """The next `length` uncomputed tokens of a sequence, planned for one step, and `draft`, what
