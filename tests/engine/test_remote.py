@@ -213,6 +213,26 @@ def test_a_server_that_knows_only_openais_parameters() -> None:
     with_remote(body)
 
 
+def test_a_prediction_goes_along_but_never_in_the_way() -> None:
+    async def strict(request: Request) -> None:
+        if "prediction" in request.body:
+            await request.error(400, "Unrecognized request argument supplied: prediction")
+            return
+        await good(request)
+
+    async def body(engine: RemoteEngine, peer: Peer) -> None:
+        asked = GenerateRequest(prompt=HELLO, prediction="今天很好")
+        for handler, tried in ((good, 1), (strict, 2)):
+            peer.requests.clear()
+            peer.on(CHAT, handler)
+            assert text_of(await collect(engine, asked)) == "今天"
+            assert len(peer.requests) == tried
+            sent = peer.requests[0].body["prediction"]
+            assert sent == {"type": "content", "content": "今天很好"}
+
+    with_remote(body)
+
+
 def test_logprobs_of_both_kinds() -> None:
     chat = {
         "content": [

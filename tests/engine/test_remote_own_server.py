@@ -31,6 +31,9 @@ REQUESTS = [
     GenerateRequest(
         prompt=PROMPT, max_tokens=20, sampling=SEEDED, logprobs=3, echo=True, ignore_eos=True
     ),
+    GenerateRequest(
+        prompt=HELLO, max_tokens=25, sampling=SEEDED, prediction=PROMPT, ignore_eos=True
+    ),
     GenerateRequest(prompt="天", suffix="。", max_tokens=9, sampling=SEEDED, ignore_eos=True),
 ]
 

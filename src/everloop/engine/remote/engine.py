@@ -91,6 +91,8 @@ class RemoteEngine(Engine):
             body["messages"] = [dict(m) for m in messages]
             if request.logprobs is not None:
                 body |= {"logprobs": True, "top_logprobs": request.logprobs}
+            if request.prediction:
+                body["prediction"] = {"type": "content", "content": request.prediction}
             stream = await self._stream("/chat/completions", body, request.sampling)
             return RemoteGeneration(stream, parse.chat_chunk, self._ended)
         body |= {"prompt": _plain(request.prompt), "max_tokens": request.max_tokens}
@@ -176,6 +178,10 @@ class RemoteEngine(Engine):
         try:
             stream = await self._api.stream(path, body | extra)
         except InvalidRequest as error:
+            if "prediction" in body and "prediction" in f"{error.param} {error.message}":
+                # It changes nothing but the time that an answer takes.
+                del body["prediction"]
+                return await self._stream(path, body, sampling)
             named = error.param in extra or any(name in error.message for name in extra)
             if not plain or not named:
                 raise
