@@ -1,6 +1,7 @@
 #include "exits.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "model.h"
 
@@ -22,18 +23,20 @@ void Model::begin_exits() {
 
 float Model::judge(const Gate& gate, const float* x) {
   const int hidden = shape_.hidden;
-  judged_.resize(hidden);
-  kernels_.norm(x, norm_, hidden, shape_.eps, judged_.data());
-  float score = 0.0f;
-  for (int i = 0; i < gate.inner; ++i) {
-    const float* into = gate.into + size_t(i) * hidden;
+  const auto dot = [hidden](const float* a, const float* b) {
     float sums[16] = {};
     int c = 0;
     for (; c + 16 <= hidden; c += 16)
-      for (int j = 0; j < 16; ++j) sums[j] += into[c + j] * judged_[c + j];
-    for (; c < hidden; ++c) sums[0] += into[c] * judged_[c];
-    float sum = gate.offsets[i];
+      for (int j = 0; j < 16; ++j) sums[j] += a[c + j] * b[c + j];
+    for (; c < hidden; ++c) sums[0] += a[c] * b[c];
+    float sum = 0.0f;
     for (float part : sums) sum += part;
+    return sum;
+  };
+  const float scale = 1.0f / std::sqrt(dot(x, x) / float(hidden) + shape_.eps);
+  float score = 0.0f;
+  for (int i = 0; i < gate.inner; ++i) {
+    const float sum = scale * dot(gate.into + size_t(i) * hidden, x) + gate.offsets[i];
     score += std::max(sum, 0.0f) * gate.out[i];
   }
   return score;

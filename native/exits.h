@@ -7,8 +7,8 @@
 
 namespace everloop {
 
-// Judges states after a layer: a small network over the state, normed as for the head. Its output
-// grows with the chance that the head says here what it would say after the last layer.
+// Judges states after a layer: a small network over the state, scaled to a mean square of 1. (The
+// final norm's own weights may differ between files of one model.) Its output grows with the chance that the head says here what it would say after the last layer.
 struct Gate {
   int inner = 0;                    // 0: there is none after this layer
   const float* into = nullptr;      // inner x hidden

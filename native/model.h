@@ -130,7 +130,6 @@ class Model {
   std::vector<Gate> gates_;  // by layers done
   std::vector<uint8_t> left_, trail_;   // by row
   std::vector<int32_t> place_, order_;  // where a row is among the states, and the other way round
-  std::vector<float> judged_;
   std::vector<float> x_, qkv_, attended_, inner_, normed_, cosine_, sine_;
   std::vector<int32_t> positions_, slots_;  // of each token: position, block
   std::vector<Work> work_;

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from everloop.engine.native.backend import Backend, Choice, Rows, Writer
+from everloop.engine.native.backend import Backend, Choice, Exit, Rows, Writer
 from everloop.engine.native.compiled import CompiledBackend
 from everloop.engine.native.core import Core
 from everloop.model.rope import rope_tables
 from everloop.model.transformer import Transformer
-from tests.engine.conftest import MakeBackend, drain, generate_job, ids_of
+from tests.engine.conftest import MakeBackend, drain, eager_backend, generate_job, ids_of
 from tests.engine.sequences import check
 from tests.engine.small_exits import EXITS
 from tests.engine.test_drafting import Case, always, answer, predictions, requests, run
@@ -47,7 +48,8 @@ def plainly(
         left = torch.zeros(len(tokens), dtype=torch.bool)
         for i, block in enumerate(model.model.layers):
             if i == layer:
-                scores = (model.model.norm(x)[0] @ into.T + offsets).relu() @ out
+                state = x[0] * (x[0].pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt()
+                scores = (state @ into.T + offsets).relu() @ out
                 left = (scores >= threshold) & (torch.arange(len(tokens)) >= len(prompt))
             after, _ = block(x, cos[:, :, None], sin[:, :, None], None, None)
             x = torch.where(left[None, :, None], x, after)
@@ -138,6 +140,21 @@ def test_writing_in_one_go_is_writing_step_by_step(make_backend: MakeBackend) ->
     exact = [Writer(**{f: getattr(w, f) for f in ("id", "position", "table", "sampler", "ends")})
              for w in writers(3)]  # fmt: skip
     assert backend.write(exact, 5).left == [[], [], []]
+
+
+def test_quantized_weights_judge_as_the_model_does(
+    make_backend: MakeBackend, model_dir: Path
+) -> None:
+    seen = []
+    for backend in (eager_backend(model_dir, 512), make_backend(512)):
+        backend.open_exits(EXITS)
+        for layer in (1, 2):
+            ids = random.Random(layer).choices(range(300), k=100)
+            backend.forward([Rows(ids=ids, start=0, table=range(7), exit=Exit(layer, 0.0, 0))])
+            seen.append(backend.left())
+    for exact, quantized in zip(seen[:2], seen[2:], strict=True):
+        assert 5 < sum(exact) < 95
+        assert sum(a == b for a, b in zip(exact, quantized, strict=True)) >= 80
 
 
 def test_threads_change_no_bit(make_backend: MakeBackend) -> None:

@@ -28,8 +28,9 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """Judges the state after a layer, normed as for the head: out · relu(into · state + offsets)
-    grows with the chance that the head says there what it would say after the last layer."""
+    """Judges the state after a layer, scaled to a mean square of 1: out · relu(into · state +
+    offsets) grows with the chance that the head says there what it would say after the last
+    layer."""
 
     into: Floats  # (inner, hidden)
     offsets: Floats  # (inner,)

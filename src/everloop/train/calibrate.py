@@ -71,7 +71,10 @@ def calibrate(
         for part in (*taught, *measured):
             part.go_to(model, layer)
         gate = _teach(model, taught, seed=layer)
-        gates[layer] = Gate(**{k: v.float().cpu().numpy() for k, v in gate.items()})
+        # Taught on states with the final norm's weights, which a packed model may share out
+        # otherwise: the gate takes them in.
+        plain = {**gate, "into": gate["into"] * model.model.norm.weight}
+        gates[layer] = Gate(**{k: v.float().cpu().numpy() for k, v in plain.items()})
         scores = [_score(gate, part.early) for part in measured]
         every = torch.cat(scores)
         for share in SHARES:

@@ -49,7 +49,7 @@ class EagerBackend(Backend):
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[Rows]) -> list[bool]:
-        leaving = Leaving(batch, self._gates, self.runner.norm)
+        leaving = Leaving(batch, self._gates, self.runner.config.rms_norm_eps)
         self._hidden = self.runner.forward(batch, leaving)
         self._left = leaving.left()
         fine = self._hidden.sum(-1).isfinite().tolist()

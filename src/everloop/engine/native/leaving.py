@@ -5,7 +5,7 @@ All layers are computed for all rows; a row that has left gets its state back af
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,9 @@ class Leaving:
         self,
         batch: Sequence[Rows],
         gates: Mapping[int, Gate],
-        norm: Callable[[Tensor], Tensor],
+        eps: float,
     ) -> None:
-        self._gates, self._norm = gates, norm
+        self._gates, self._eps = gates, eps
         self._asked: dict[int, list[tuple[int, float]]] = {}  # by layer: row and threshold
         self._left: list[int] = []
         self._states = torch.empty(0)
@@ -45,7 +45,8 @@ class Leaving:
         asked = self._asked.get(layers)
         if asked:
             gate = self._gates[layers]
-            states = self._norm(x[[row for row, _ in asked]]).float()
+            states = x[[row for row, _ in asked]].float()
+            states *= (states.pow(2).mean(-1, keepdim=True) + self._eps).rsqrt()
             into, offsets, out = (
                 torch.from_numpy(part).to(x.device) for part in (gate.into, gate.offsets, gate.out)
             )
