@@ -42,25 +42,20 @@ float Model::judge(const Gate& gate, const float* x) {
   return score;
 }
 
-void Model::leave(int depth, int thread, const Piece* pieces) {
-  const auto here = [&](const Exit& exit) { return exit.layer == depth; };
-  if (std::none_of(exits_.begin(), exits_.end(), here)) return;
-  if (thread == 0) {
-    bool changed = false;
-    int row = 0;
-    for (size_t i = 0; i < exits_.size(); ++i) {
-      const Exit& exit = exits_[i];
-      for (int t = 0; t < pieces[i].length; ++t, ++row) {
-        if (exit.layer != depth || pieces[i].start + t < exit.from) continue;
-        const float* x = x_.data() + size_t(place_[row]) * shape_.hidden;
-        if (!(judge(gates_[depth], x) >= exit.threshold)) continue;
-        left_[row] = 1;
-        changed = true;
-      }
+void Model::leave(int depth, const Piece* pieces) {
+  bool changed = false;
+  int row = 0;
+  for (size_t i = 0; i < exits_.size(); ++i) {
+    const Exit& exit = exits_[i];
+    for (int t = 0; t < pieces[i].length; ++t, ++row) {
+      if (exit.layer != depth || pieces[i].start + t < exit.from) continue;
+      const float* x = x_.data() + size_t(place_[row]) * shape_.hidden;
+      if (!(judge(gates_[depth], x) >= exit.threshold)) continue;
+      left_[row] = 1;
+      changed = true;
     }
-    if (changed) part(pieces);
   }
-  pool_.barrier();
+  if (changed) part(pieces);
 }
 
 // Puts the rows that go on before those that have left, each in the order of the batch.
@@ -103,26 +98,6 @@ void Model::part(const Piece* pieces) {
     }
     row += pieces[i].length;
   }
-}
-
-// Queries for the rows that go on, keys and values for all.
-void Model::project_parted(const Matrix& qkv, int thread, float* out, size_t stride) {
-  const int queries = shape_.heads * shape_.head_dim / kPanel;
-  const auto some = [&](int row, int end, int panel) {
-    int first, last;
-    pool_.share(qkv.panels() - panel, thread, &first, &last);
-    if (row >= end || first >= last) return;
-    Rows view;
-    view.stride = size_t(qkv.padded_inputs());
-    view.q = rows_.q.data() + size_t(row) * view.stride;
-    view.scale = rows_.scale.data() + row;
-    view.sums = rows_.sums.data() + size_t(row) * size_t(qkv.groups());
-    view.count = end - row;
-    kernels_.multiply(qkv, view, panel + first, panel + last, out + size_t(row) * stride, stride,
-                      Store::kWrite);
-  };
-  some(0, active_, 0);
-  some(active_, tokens_, queries);
 }
 
 }  // namespace everloop

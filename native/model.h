@@ -9,6 +9,7 @@
 #include "kernels.h"
 #include "pool.h"
 #include "sampler.h"
+#include "width.h"
 
 namespace everloop {
 
@@ -41,7 +42,7 @@ class Model {
   ~Model();
 
   // Wiring, before the first step. The memory stays the caller's.
-  void set_layer(int index, const Layer& layer) { layers_[index] = layer; }
+  void set_layer(int index, const Layer& layer);
   void set_ends(const Matrix& embedding, const Matrix& head, const float* norm,
                 const float* frequencies);
 
@@ -60,20 +61,16 @@ class Model {
   // Of the last step: states after the final norm, and logits, of the given rows.
   void hidden(const int32_t* rows, int count, float* out);
   void logits(const int32_t* rows, int count, float* out);
-  // Calls work(i, workspace) for i in [0, count): in order, on all threads if there are many.
+  // Calls work(i, workspace) for i in [0, count), on the threads of the last head's product.
   template <typename F>
   void each(int count, F&& work) {
-    next_.store(0, std::memory_order_relaxed);
-    const auto some = [&](int thread) {
-      for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;)
-        work(i, spaces_[thread]);
-    };
-    if (count < kMany)
-      some(0);
-    else
-      pool_.run(some);
+    pool_.each(count, count < kMany ? kMany : 1, [&](int first, int last, int thread) {
+      for (int i = first; i < last; ++i) work(i, benches_[thread].sampling);
+    });
   }
   void clear(const int32_t* blocks, int count);
+
+  void divide(int how) { dividing_ = how; }
 
   const Shape& shape() const { return shape_; }
   const Kernels& kernels() const { return kernels_; }
@@ -81,23 +78,43 @@ class Model {
   int max_tokens() const { return max_tokens_; }
 
  private:
-  struct Quantized {  // rows ready for a product
-    std::vector<int8_t> q;
+  static constexpr int kMostRows = 96;  // that a thread is at: what it has of them stays in its cache
+  static int padded(int inputs) { return (inputs + kGroup - 1) / kGroup * kGroup; }
+
+  struct Span {
+    int first, last;
+    int count() const { return last - first; }
+  };
+  struct Bench {  // what a thread needs for the rows that it is at
+    std::vector<float> normed, inner;  // rows
+    std::vector<int8_t> q;             // rows ready for a product
     std::vector<float> scale;
     std::vector<int32_t> sums;
-    size_t stride = 0, groups = 0;
+    std::vector<float> scores;  // attention's scratch
+    Workspace sampling;
   };
   static constexpr int kMany = 4;
   struct Work {  // one piece of attention: a tile of a piece's tokens and one key/value head
     int32_t piece, row, token, tokens, head, heads;
   };
 
-  void embed(int first, int last, const int32_t* ids);
-  void layer(int index, int thread, const Piece* pieces, const int32_t* tables);
-  void remember(int index, int first, int last);
-  void attend(int index, int thread, const Piece* pieces, const int32_t* tables);
-  void quantize(const float* x, size_t stride, int inputs, int first, int last);
-  void multiply(const Matrix& matrix, int rows, int thread, float* out, size_t stride, Store store);
+  void embed(Span rows);
+  void write_apart(const Piece* pieces, int count, int share, const int32_t* tables);
+  void read_on(const Piece* pieces, const int32_t* tables, bool together);
+  // A layer up to its attention, and from there on. Threads have come with rows of their own, or
+  // `together` with the same ones, of which they share each part.
+  void before(int index, Span rows, Bench& bench, bool together);
+  void after(int index, Span rows, Bench& bench, bool together);
+  void remember(int index, Span rows);
+  void attend(int index, Span tiles, int thread, const Piece* pieces, const int32_t* tables);
+  // Rows of x, normed if there is a weight, to the bench's int8.
+  void quantize(const float* x, int inputs, const float* norm, int rows, Bench& bench,
+                bool together);
+  // Rows of the bench times a matrix from one of its panels on; `out` is that of row 0.
+  void multiply(const Matrix& matrix, Span rows, int panel, const Bench& bench, bool together,
+                float* out, size_t stride, Store store);
+  template <typename F>
+  void each_row(int rows, bool together, F&& work);
   uint8_t* block(uint8_t* base, int layer, int block, int head) const;
   void plan(const Piece* pieces, int count);
   // Adds the attention of consecutive tokens of a piece, one of `pieces`, to the work.
@@ -106,10 +123,9 @@ class Model {
 
   // Early exits: see exits.cpp.
   void begin_exits();
-  void leave(int depth, int thread, const Piece* pieces);
+  void leave(int depth, const Piece* pieces);
   void part(const Piece* pieces);
   float judge(const Gate& gate, const float* x);
-  void project_parted(const Matrix& qkv, int thread, float* out, size_t stride);
 
   const Shape shape_;
   const Kernels& kernels_;
@@ -125,18 +141,21 @@ class Model {
   size_t cache_bytes_ = 0;
 
   int tokens_ = 0;
+  int64_t weights_ = 0, weight_bytes_ = 0;  // of all layers
+  int64_t work_in_step_ = 0;                // multiplications
+  int longest_ = 0;                         // tokens of a piece
+  std::vector<int32_t> first_rows_, first_work_;  // of each piece, and the ends
   int active_ = 0;  // of these, the first ones, that have not left; others only give keys and values
   std::vector<Exit> exits_;  // of each piece, or none
   std::vector<Gate> gates_;  // by layers done
   std::vector<uint8_t> left_, trail_;   // by row
   std::vector<int32_t> place_, order_;  // where a row is among the states, and the other way round
-  std::vector<float> x_, qkv_, attended_, inner_, normed_, cosine_, sine_;
-  std::vector<int32_t> positions_, slots_;  // of each token: position, block
+  std::vector<float> x_, qkv_, attended_, cosine_, sine_;
+  std::vector<int32_t> ids_, positions_, slots_;  // of each token: id, position, block
   std::vector<Work> work_;
-  std::atomic<int> next_{0};
-  Quantized rows_;
-  std::vector<std::vector<float>> scratch_;
-  std::vector<Workspace> spaces_;
+  std::vector<Bench> benches_;  // of each thread
+  int dividing_ = 0;            // see threads_api.cpp
+  Width step_, ends_;           // of the layers, and of the head
 };
 
 }  // namespace everloop

@@ -80,7 +80,7 @@ class Settings:
         0,
         "int",
         "engine",
-        "CPU threads the engine computes with; 0: all cores, one for small models.",
+        "CPU threads that the engine computes with at most; 0: as many as there are cores.",
         minimum=0,
     )
     max_running: int = _setting(

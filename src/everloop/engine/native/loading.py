@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from everloop.model.transformer import Transformer
 
 SMALL = 20_000_000
-"""Matrix weights below which a product takes no longer than waking a second thread, and many
-times longer when that thread's core is busy with something else."""
+"""Matrix weights below which a product in PyTorch takes no longer than waking a second thread, and
+many times longer when that thread's core is busy with something else."""
 
 BITS = {"int8": 8, "int4": 4}
 
@@ -131,7 +131,7 @@ def _compiled(directory: Path, adapter: Path | None, options: NativeOptions, bit
     backend = CompiledBackend(
         packed,
         blocks=blocks,
-        threads=_threads(config, options),
+        threads=options.threads or _cores(),  # at most: each step takes as many as make it quick
         max_rows=options.prefill_chunk + most_rows(config.vocab_size, options.max_running),
         kv_bits=options.kv_bits,
     )
@@ -149,7 +149,7 @@ def _eager(directory: Path, adapter: Path | None, options: NativeOptions, note: 
     from everloop.engine.native.runner import Runner
 
     config, model = _weights(directory, adapter)
-    torch.set_num_threads(_threads(config, options))
+    torch.set_num_threads(options.threads or (1 if is_small(config) else _cores()))
     size = options.block_size
     blocks = plan_blocks(config, options, available_memory(), block_size=size, bits=32)
     runner = Runner(config, model, blocks=blocks, block_size=size)
@@ -184,12 +184,8 @@ def _weights(directory: Path, adapter: Path | None) -> tuple[ModelConfig, Transf
     return load_merged(adapter, directory)
 
 
-def _threads(config: ModelConfig, options: NativeOptions) -> int:
-    return options.threads or (1 if is_small(config) else _cores())
-
-
 def is_small(config: ModelConfig) -> bool:
-    """Whether one thread computes this model as fast as several."""
+    """Whether PyTorch computes this model as fast with one thread as with several."""
     return config.matmul_parameters < SMALL
 
 

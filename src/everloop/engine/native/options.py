@@ -16,8 +16,8 @@ class NativeOptions:
     cache_dir: str | None = None
     """Folder for weights packed for the kernels; None: one in the system's temporary folder."""
     threads: int = 0
-    """CPU threads for matrix products; 0: all that this process may use, one for
-    models so small that more would wait for each other."""
+    """CPU threads that a step may take; 0: as many as this process may use cores. Each step takes
+    one or all, whichever was measured to be quicker; PyTorch one for small models."""
     max_running: int = 32
     """Sequences computed together."""
     max_queue: int = 256
