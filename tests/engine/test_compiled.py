@@ -235,17 +235,17 @@ def test_writing_in_one_go_is_writing_step_by_step(tmp_path: Path) -> None:
             rows = backend.logits(range(len(writing)))
             drawn = backend.verify(rows, [w.sampler for w in writing], [()] * len(writing))
             made.append([token for [token] in drawn])
-        return made[1:]
+        return [list(tokens) for tokens in zip(*made[1:], strict=True)]
 
-    fast = backend.write(writers(), 40)
+    fast = backend.write(writers(), 40).tokens
     assert fast == step_by_step(writers())
-    assert len(fast) == 40
-    end = fast[11][1]
-    first = [step[1] for step in fast].index(end)
+    assert [len(tokens) for tokens in fast] == [40] * len(choices)
+    end = fast[1][11]
+    first = fast[1].index(end)
     stopping = writers()
     stopping[1] = Writer(**{f: getattr(stopping[1], f) for f in ("id", "position", "table")},
                          sampler=stopping[1].sampler, ends=frozenset({end}))  # fmt: skip
-    assert backend.write(stopping, 40) == fast[: first + 1]
+    assert backend.write(stopping, 40).tokens == [tokens[: first + 1] for tokens in fast]
 
 
 @settings(max_examples=150, deadline=None)

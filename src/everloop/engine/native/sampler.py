@@ -120,7 +120,7 @@ def _cut(
     sums = kept.cumsum(-1)
     totals = torch.where(ks <= n, sums[:, -1:], totals)
     limits = torch.tensor([[c.top_p, c.min_p] for c in choices], dtype=torch.float64)
-    top_p, min_p = limits.to(best.device).split(1, dim=1)
+    top_p, min_p = limits.to(best.device).hsplit(2)
     # A token stays while those before it don't reach top_p; the first one always stays.
     stays = ((sums - kept < top_p * totals) | (top_p >= 1.0)) & (kept >= min_p)
     stays[:, 0] = True
