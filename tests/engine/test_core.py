@@ -135,7 +135,7 @@ def test_stop_string_across_tokens_ends_the_text_before_it(
     core = make_core()
     free = b"".join(table[t] for t in ids_of(drain(core, generate_job(1, prompt, table, 60))[1]))
     text = free.decode(errors="replace")
-    clean = [i for i in range(4, len(text) - 4) if "\ufffd" not in text[i : i + 3]]
+    clean = [i for i in range(4, len(text) - 4) if "\ufffd" not in text[i - 1 : i + 3]]
     stop = text[clean[0] : clean[0] + 3]
     events = drain(core, generate_job(1, prompt, table, 60, stop=[stop]))[1]
     assert "".join(e.text for e in events) == text[: text.index(stop)]

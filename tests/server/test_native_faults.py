@@ -24,24 +24,24 @@ def test_a_client_that_hangs_up_frees_the_engine(native_server: Running, streams
     raws = []
     ask = {"model": "tiny", "prompt": PROMPT, "max_tokens": 200, "n": 8, "stream": streams}
     body = json.dumps({**ask, "ignore_eos": True})
-    for _ in range(4):
+    for _ in range(16):  # far more than is written before they hang up
         raw = native_server.connect()
         head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
         size = len(body.encode())
         raw.sendall(f"{head}Content-Length: {size}\r\n\r\n{body}".encode())
         raws.append(raw)
-    time.sleep(0.1)
+    time.sleep(0.02)
     for raw in raws:
         raw.close()
     with native_server.client() as http:
         assert idle(http)
     for _ in range(100):
         gone = native_server.logged(status=499)[seen:]
-        if len(gone) == 4:
+        if len(gone) == 16:
             break
         time.sleep(0.02)
-    assert len(gone) == 4
-    assert all(line["completion_tokens"] < 8 * 200 for line in gone if "completion_tokens" in line)
+    assert len(gone) == 16
+    assert sum(line.get("completion_tokens", 0) for line in gone) < 16 * 8 * 200 / 2
 
 
 def test_the_engine_lives_in_the_child_only(native_server: Running) -> None:

@@ -14,16 +14,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, TypeAlias
 
 from everloop.errors import DataError, InvalidRequest
 from everloop.model.config import ModelConfig
 
-FILE = "early_exit.json"
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+    Floats: TypeAlias = npt.NDArray[np.float32]
+
+FILE = "early_exit.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +60,10 @@ class EarlyExits:
     points: tuple[Point, ...]
 
     @classmethod
-    def load(cls, directory: Path, config: ModelConfig) -> EarlyExits | None:
-        """What the model's directory says; None if it says nothing. Raises DataError if the file
-        is damaged or another model's."""
+    def load(cls, directory: Path, config: ModelConfig, *, gates: bool = True) -> EarlyExits | None:
+        """What the model's directory says; None if it says nothing. Without `gates` there are
+        points only, and no NumPy is loaded. Raises DataError if the file is damaged or another
+        model's."""
         path = directory / FILE
         if not path.is_file():
             return None
@@ -69,10 +72,12 @@ class EarlyExits:
             found = cls(
                 layers=value["layers"],
                 tokens=value["tokens"],
-                gates={int(k): _gate(v, config.hidden_size) for k, v in value["gates"].items()},
+                gates={
+                    int(k): _gate(v, config.hidden_size) for k, v in value["gates"].items() if gates
+                },
                 points=tuple(Point(**point) for point in value["points"]),
             )
-            found._check(config)
+            found._check(config, {int(k) for k in value["gates"]})
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"doesn't fit this model ({error}).",
@@ -104,14 +109,14 @@ class EarlyExits:
             )
         return [point for point in self.points if point.agreement >= agreement][-1]
 
-    def _check(self, config: ModelConfig) -> None:
+    def _check(self, config: ModelConfig, gates: set[int]) -> None:
         if self.layers != config.num_hidden_layers:
             raise ValueError(f"it has {self.layers} layers")
-        if not self.points or not all(0 < layer < self.layers for layer in self.gates):
+        if not self.points or not all(0 < layer < self.layers for layer in gates):
             raise ValueError("it has no points, or gates at layers that aren't there")
         for point in self.points:
             numbers = (point.threshold, point.exited, point.agreement)
-            if point.layer not in self.gates or not all(math.isfinite(n) for n in numbers):
+            if point.layer not in gates or not all(math.isfinite(n) for n in numbers):
                 raise ValueError(f"its point {point} is broken")
 
 
@@ -133,6 +138,8 @@ def _written(values: Floats) -> str:
 
 
 def _gate(value: Mapping[str, str], hidden: int) -> Gate:
+    import numpy as np
+
     parts = {
         name: np.frombuffer(base64.b64decode(value[name], validate=True), "<f4").astype(np.float32)
         for name in ("into", "offsets", "out")

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from everloop.data.clean import clean as clean_text
-from everloop.data.language import language
 from everloop.errors import InvalidRequest
 
 
@@ -54,6 +52,8 @@ def cleaned(text: str, steps: Sequence[str] | None = None, *, param: str = "text
             "or leave a step out of 'clean'.",
             param=param,
         )
+    from everloop.data.language import language  # NumPy again
+
     return Cleaned(text=before + core + after, language=language(core), steps=tuple(changed))
 
 
@@ -117,6 +117,13 @@ _BETWEEN = re.compile(r"(?<=[\u3400-\u9fff，。！？；：、]) (?=[\u3400-\u9
 _REPEATED = re.compile(r"([A-Za-z\u3400-\u9fff!?！？。，~～])\1{3,}")
 
 
+def _as_data(text: str, step: str) -> str:
+    """One step of the cleaning that training data get."""
+    from everloop.data.clean import clean  # NumPy, which the server does without until now
+
+    return clean(text, (step,))
+
+
 def _space(text: str) -> str:
     text = _BETWEEN.sub("", _BLANKS.sub(" ", text))
     return _LINES.sub("\n\n", _AROUND.sub("\n", text))
@@ -124,8 +131,8 @@ def _space(text: str) -> str:
 
 _STEP: Mapping[str, Callable[[str], str]] = MappingProxyType(
     {
-        "encoding": lambda text: clean_text(text, ("mojibake",)),
-        "control": lambda text: clean_text(text, ("control",)),
+        "encoding": lambda text: _as_data(text, "mojibake"),
+        "control": lambda text: _as_data(text, "control"),
         "markup": _markup,
         "width": lambda text: text.translate(_WIDTHS),
         "space": _space,

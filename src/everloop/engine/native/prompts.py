@@ -40,7 +40,7 @@ class Prompts:
         self.eos = tuple(sorted(eos))
         self.sampling = _advised(settings)
         # Early exits were measured on the model as it is.
-        self._exits = None if adapted else EarlyExits.load(directory, self.config)
+        self._exits = None if adapted else EarlyExits.load(directory, self.config, gates=False)
         self._template: ChatTemplate | None = None
         self._why_no_template: InvalidRequest | None = None
         try:
