@@ -163,7 +163,8 @@ def write(
     more = tokens + (8 if len(prompts) > 1 else 1)
 
     async def work() -> list[Arrival]:
-        own = await engine(model, weights, threads)
+        # What random weights write repeats itself: drafts would be right as they never are in use.
+        own = await engine(model, weights, threads, drafting=False)
         return await asyncio.gather(*(stream(own, p, more) for p in prompts))
 
     for _ in range(5):
