@@ -113,7 +113,7 @@ def test_company_chunks_and_drafts_change_nothing(
 def test_writing_in_one_go_is_writing_step_by_step(make_backend: MakeBackend) -> None:
     backend = make_backend(1024)
     if not isinstance(backend, CompiledBackend):
-        pytest.skip("this backend has only one way")
+        pytest.skip("only the compiled kernels write several steps in one call")
     backend.open_exits(EXITS)
     job = generate_job(1, [5], [b""] * 400, exit=(1, 0.0))
     assert job.exit is not None
@@ -160,7 +160,7 @@ def test_quantized_weights_judge_as_the_model_does(
 def test_threads_change_no_bit(make_backend: MakeBackend) -> None:
     backend = make_backend(1024)
     if not isinstance(backend, CompiledBackend):
-        pytest.skip("PyTorch's threads")
+        pytest.skip("only the compiled kernels divide a step themselves")
     seen = []
     for threads in (1, 2, 3):
         other = CompiledBackend(backend._packed, blocks=32, threads=threads, max_rows=256)
